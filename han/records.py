@@ -1,0 +1,199 @@
+"""Write prediction records, one row a document, to JSON lines, CSV, TSV or Parquet."""
+
+from __future__ import annotations
+
+import csv
+import io
+import itertools
+import json
+import os
+import re
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from pathlib import Path
+from typing import IO, TYPE_CHECKING
+
+from han.atomic import atomic_file
+from han.documents import COMPRESSIONS, inner_suffix
+
+if TYPE_CHECKING:
+    import pyarrow as pa
+
+OUTPUT_SUFFIXES = (".jsonl", ".ndjson", ".csv", ".tsv", ".parquet")
+
+_ROWS_AT_ONCE = 4096
+# What a spreadsheet takes for a formula (also its full-width forms), unless it is just a number.
+_FORMULA = re.compile(r"[=+\-@\t\r\n\uff1d\uff0b\uff0d\uff20]")
+_NUMBER = re.compile(r"[+-]?([0-9]+(\.[0-9]*)?|\.[0-9]+)([eE][+-]?[0-9]+)?")
+# Valid in JSON, but not on a terminal (controls, direction marks), as line breaks or as UTF-8.
+_UNSAFE = re.compile("[\x7f-\x9f\u061c\u200e\u200f\u2028-\u202e\u2066-\u2069\ud800-\udfff\ufeff]")
+
+
+def json_line(record: Mapping[str, object]) -> str:
+    """Return a record as one line of JSON, without a line end, safe to print on a terminal."""
+    line = json.dumps(record, ensure_ascii=False, allow_nan=False)
+    return _UNSAFE.sub(lambda found: f"\\u{ord(found[0]):04x}", line)
+
+
+def check_output(path: str | Path, labels: Sequence[str] = (), columns: Sequence[str] = ()) -> None:
+    """Check that `write_records` can take these arguments, before the work that makes the records.
+
+    Raises:
+        ValueError: The suffix is not known, `path` is a folder, or a column of the input has the
+            name of one of the output.
+    """
+    path = Path(path)
+    suffix = inner_suffix(path)
+    if suffix not in OUTPUT_SUFFIXES:
+        raise ValueError(
+            f"{path}: the suffix {path.suffix!r} is not known; end the name in "
+            f"{', '.join(OUTPUT_SUFFIXES)} (but for .parquet, .gz or .zst may follow)."
+        )
+    if suffix == ".parquet" and path.suffix.lower() in COMPRESSIONS:
+        raise ValueError(f"{path}: Parquet compresses its columns itself; leave {path.suffix} out.")
+    if path.is_dir():
+        raise ValueError(f"{path}: this is a folder; name a file in it.")
+    names = [*_header(labels, columns), "probabilities"]
+    repeated = [repr(name) for name in dict.fromkeys(columns) if names.count(name) > 1]
+    if repeated:
+        raise ValueError(
+            f"{path}: {', '.join(repeated)} would be in the output twice; rename the column in the "
+            "input, or do not keep it."
+        )
+
+
+def write_records(
+    path: str | Path,
+    records: Iterable[Mapping[str, object]],
+    labels: Sequence[str],
+    columns: Sequence[str] = (),
+) -> int:
+    """Write prediction records as they come; the file appears whole or not at all.
+
+    JSON lines hold the records as they are. CSV, TSV and Parquet have the columns `id`, `columns`,
+    `label`, `probability`, one `p_<label>` for each class, `truncated` and `empty`. In CSV and TSV
+    a text that a spreadsheet would run as a formula gets an apostrophe before it.
+
+    Args:
+        path: Where to write; the suffix says the format, `.gz` or `.zst` compress.
+        records: Prediction records, each with the keys in `columns` besides its own.
+        labels: The classes, in the order of their columns.
+        columns: Names of the input's columns that the records carry.
+
+    Returns:
+        The number of records written.
+
+    Raises:
+        ValueError: See `check_output`; or Parquet cannot hold a column whose values change type.
+        OSError: The file cannot be written.
+    """
+    path = Path(path)
+    check_output(path, labels, columns)
+    header = _header(labels, columns)
+    suffix = inner_suffix(path)
+    if suffix == ".parquet":
+        return _write_parquet(path, map(_flat, records), header, columns)
+    count = 0
+    with _text_file(path) as file:
+        if suffix in (".csv", ".tsv"):
+            # CR LF, as RFC 4180 has it: with LF alone Python leaves a CR in a cell unquoted.
+            writer = csv.writer(file, delimiter="\t" if suffix == ".tsv" else ",")
+            writer.writerow([_cell(name) for name in header])
+            for row in map(_flat, records):
+                writer.writerow([_cell(row[name]) for name in header])
+                count += 1
+        else:
+            for record in records:
+                file.write(json_line(record) + "\n")
+                count += 1
+    return count
+
+
+def _header(labels: Sequence[str], columns: Sequence[str]) -> list[str]:
+    probabilities = [f"p_{label}" for label in labels]
+    return ["id", *columns, "label", "probability", *probabilities, "truncated", "empty"]
+
+
+def _flat(record: Mapping[str, object]) -> dict[str, object]:
+    """Return a record with one entry for the probability of each class."""
+    row = dict(record)
+    probabilities = row.pop("probabilities")
+    assert isinstance(probabilities, Mapping)
+    row.update({f"p_{label}": probability for label, probability in probabilities.items()})
+    return row
+
+
+def _cell(value: object) -> object:
+    """Return what a table shows for a value: true and false, and text that no sheet runs."""
+    if isinstance(value, bool):
+        return "true" if value else "false"
+    if isinstance(value, str) and _FORMULA.match(value) and not _NUMBER.fullmatch(value):
+        return f"'{value}"
+    return value
+
+
+@contextmanager
+def _text_file(path: Path) -> Iterator[IO[str]]:
+    """Open `path` to be written whole or not at all, compressed by its suffix."""
+    compression = COMPRESSIONS.get(path.suffix.lower())
+    if compression is None:
+        with atomic_file(path) as file:
+            yield file
+        return
+    import pyarrow as pa
+
+    with (
+        atomic_file(path, "wb") as file,
+        # The compressor closes what it writes to; `atomic_file` still has to flush its own.
+        open(os.dup(file.fileno()), "wb") as copy,
+        pa.CompressedOutputStream(pa.PythonFile(copy, "w"), compression) as stream,
+        io.TextIOWrapper(stream, encoding="utf-8", newline="") as text,
+    ):
+        yield text
+
+
+def _write_parquet(
+    path: Path, rows: Iterator[dict[str, object]], header: list[str], columns: Sequence[str]
+) -> int:
+    import pyarrow as pa
+    import pyarrow.parquet as pq
+
+    types = {name: pa.float64() for name in header}
+    types |= {"id": pa.string(), "label": pa.string()}
+    types |= {"truncated": pa.bool_(), "empty": pa.bool_()}
+    batch = list(itertools.islice(rows, _ROWS_AT_ONCE))
+    types |= {name: _arrow_type([row[name] for row in batch]) for name in columns}
+    schema = pa.schema([(name, types[name]) for name in header])
+    count = 0
+    with atomic_file(path, "wb") as file, pq.ParquetWriter(file, schema) as writer:
+        while batch:
+            arrays = [_arrow_array([row[one.name] for row in batch], one, path) for one in schema]
+            writer.write_batch(pa.record_batch(arrays, schema=schema))
+            count += len(batch)
+            batch = list(itertools.islice(rows, _ROWS_AT_ONCE))
+    return count
+
+
+def _arrow_type(values: list[object]) -> pa.DataType:
+    """Return the type of a column by its first values: string where they are mixed or missing."""
+    import pyarrow as pa
+
+    try:
+        found = pa.array(values).type
+    except (pa.ArrowException, OverflowError):
+        return pa.string()
+    return pa.string() if pa.types.is_null(found) else found
+
+
+def _arrow_array(values: list[object], field: pa.Field, path: Path) -> pa.Array:
+    import pyarrow as pa
+
+    if pa.types.is_string(field.type):
+        values = [None if value is None else str(value) for value in values]
+    try:
+        return pa.array(values, field.type)
+    except (pa.ArrowException, OverflowError) as error:
+        raise ValueError(
+            f"{path}: the column {field.name!r} begins with {field.type} and goes on with "
+            f"something else ({error}); write .jsonl or .csv."
+        ) from error
