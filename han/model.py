@@ -1,0 +1,155 @@
+"""The hierarchical attention network (Yang et al. 2016) on the ragged batch."""
+
+from __future__ import annotations
+
+from typing import NamedTuple
+
+import torch
+from torch import Tensor, nn
+
+from han.attention import AdditiveAttention
+from han.batching import Batch
+from han.gru import RaggedGRU
+from han.vocabulary import Vocabulary
+
+
+class HANOutput(NamedTuple):
+    """What the network computes for a batch of B documents, S sentences and N words.
+
+    Attributes:
+        logits: Floats (B, C), unnormalised scores of the classes; of an empty document the
+            classifier's bias.
+        word_attention: Floats (N,), at least 0; those of one sentence sum to 1.
+        sentence_attention: Floats (S,), at least 0; those of one document sum to 1.
+        empty: bool (B,), documents without a word.
+    """
+
+    logits: Tensor
+    word_attention: Tensor
+    sentence_attention: Tensor
+    empty: Tensor
+
+
+class AttentiveEncoder(nn.Module):
+    """Read each sequence with a bidirectional GRU and pool its states by attention.
+
+    The network applies it twice: to the words of each sentence (Yang et al. 2016, eqs. 1-7), and to
+    the sentences of each document (eqs. 8-10).
+
+    Args:
+        input_size: Width E of each input.
+        hidden_size: Width H of each GRU direction.
+        attention_size: Width A of the context vector.
+        dropout: Probability of setting an element of a hidden state to zero in training.
+    """
+
+    def __init__(
+        self, input_size: int, hidden_size: int, attention_size: int, dropout: float = 0.0
+    ) -> None:
+        super().__init__()
+        self.gru = RaggedGRU(input_size, hidden_size)
+        self.attention = AdditiveAttention(2 * hidden_size, attention_size)
+        self.dropout = nn.Dropout(dropout)
+
+    def forward(
+        self, inputs: Tensor, lengths: Tensor, rows: Tensor | None = None
+    ) -> tuple[Tensor, Tensor]:
+        """Encode sequences that lie one after the other.
+
+        Args:
+            inputs: Floats (N, E), or with `rows` (int64, (N,)) the distinct inputs (U, E).
+            lengths: int64 (S,), steps of each sequence.
+            rows: Which row of `inputs` stands at each step.
+
+        Returns:
+            A vector (S, 2H) for each sequence, and the weight (N,) of each step in its sequence.
+        """
+        hidden = self.dropout(self.gru(inputs, lengths, rows))
+        pooled, weights = self.attention(hidden, lengths)
+        return pooled, weights
+
+
+class HierarchicalAttentionNetwork(nn.Module):
+    """Hierarchical attention network for document classification (Yang et al. 2016).
+
+    Every default size is the paper's (section 3.3). The dropouts, which the paper does not have,
+    are 0 here.
+
+    Args:
+        vocabulary_size: Number of word ids V; id 0 stands for unknown words and has its own row.
+        num_classes: Number of classes C.
+        embedding_size: Width E of the word vectors.
+        hidden_size: Width H of each GRU direction, at both levels.
+        attention_size: Width A of the context vectors, at both levels.
+        word_dropout: Probability that a word of the vocabulary is read as unknown throughout a
+            training batch, which teaches the network to do without it.
+        embedding_dropout: Dropout of word vectors, the same wherever a word occurs in a batch.
+        encoder_dropout: Dropout of the hidden states of both GRUs.
+        classifier_dropout: Dropout of the document vector.
+
+    Attributes:
+        options: The constructor's arguments by name, enough to build such a network again.
+
+    Raises:
+        ValueError: A size is below 1 or a probability outside [0, 1).
+    """
+
+    def __init__(
+        self,
+        vocabulary_size: int,
+        num_classes: int,
+        embedding_size: int = 200,
+        hidden_size: int = 50,
+        attention_size: int = 100,
+        word_dropout: float = 0.0,
+        embedding_dropout: float = 0.0,
+        encoder_dropout: float = 0.0,
+        classifier_dropout: float = 0.0,
+    ) -> None:
+        super().__init__()
+        sizes = {
+            "vocabulary_size": vocabulary_size,
+            "num_classes": num_classes,
+            "embedding_size": embedding_size,
+            "hidden_size": hidden_size,
+            "attention_size": attention_size,
+        }
+        dropouts = {
+            "word_dropout": word_dropout,
+            "embedding_dropout": embedding_dropout,
+            "encoder_dropout": encoder_dropout,
+            "classifier_dropout": classifier_dropout,
+        }
+        for name, size in sizes.items():
+            if size < 1:
+                raise ValueError(f"`{name}` must be at least 1, got {size}.")
+        for name, probability in dropouts.items():
+            if not 0 <= probability < 1:
+                raise ValueError(f"`{name}` must be at least 0 and below 1, got {probability}.")
+        self.options: dict[str, int | float] = {**sizes, **dropouts}
+        self.word_dropout = word_dropout
+        self.embedding = nn.Embedding(vocabulary_size, embedding_size)
+        self.embedding_dropout = nn.Dropout(embedding_dropout)
+        self.word_encoder = AttentiveEncoder(
+            embedding_size, hidden_size, attention_size, encoder_dropout
+        )
+        self.sentence_encoder = AttentiveEncoder(
+            2 * hidden_size, hidden_size, attention_size, encoder_dropout
+        )
+        self.classifier_dropout = nn.Dropout(classifier_dropout)
+        self.classifier = nn.Linear(2 * hidden_size, num_classes)
+
+    def forward(self, batch: Batch) -> HANOutput:
+        """Read the batch's documents; each one's result does not depend on the others."""
+        words, rows = torch.unique(batch.tokens, return_inverse=True)  # (U,), (N,)
+        if self.training and self.word_dropout > 0:
+            dropped = torch.rand(len(words), device=words.device) < self.word_dropout
+            words = words.masked_fill(dropped, Vocabulary.UNKNOWN)
+        vectors = self.embedding_dropout(self.embedding(words))  # (U, E)
+        sentences, word_attention = self.word_encoder(vectors, batch.words_per_sentence, rows)
+        documents, sentence_attention = self.sentence_encoder(
+            sentences, batch.sentences_per_document
+        )
+        logits = self.classifier(self.classifier_dropout(documents))  # (B, C)
+        empty = batch.sentences_per_document == 0
+        return HANOutput(logits, word_attention, sentence_attention, empty)

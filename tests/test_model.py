@@ -1,0 +1,228 @@
+"""The ten properties that other implementations were found to lack, and the paper's equations."""
+
+from __future__ import annotations
+
+import itertools
+
+import pytest
+import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from torch import Tensor, nn
+
+from han.batching import Batch
+from han.model import AttentiveEncoder, HANOutput, HierarchicalAttentionNetwork
+from han.vocabulary import Vocabulary
+
+WORDS = 30
+Document = list[list[int]]
+documents_strategy = st.lists(
+    st.lists(st.lists(st.integers(0, WORDS - 1), min_size=1, max_size=8), max_size=5),
+    min_size=1,
+    max_size=6,
+)
+
+
+def make_network(**options: float) -> HierarchicalAttentionNetwork:
+    """A small network in double precision with sizes that all differ."""
+    torch.manual_seed(0)
+    sizes = {"embedding_size": 7, "hidden_size": 5, "attention_size": 3} | options
+    return HierarchicalAttentionNetwork(WORDS, 4, **sizes).double().eval()  # type: ignore[arg-type]
+
+
+def make_documents() -> list[Document]:
+    """Documents of many shapes: ordinary, one word, one sentence, empty, unknown words alone."""
+    generator = torch.Generator().manual_seed(1)
+
+    def sentence(length: int) -> list[int]:
+        return torch.randint(WORDS, (length,), generator=generator).tolist()
+
+    return [
+        [sentence(9), sentence(2), sentence(1)],
+        [[3]],
+        [],
+        [sentence(40)],
+        [[Vocabulary.UNKNOWN] * 3, [Vocabulary.UNKNOWN]],
+        [sentence(n) for n in (1, 5, 3, 8, 2, 7)],
+    ]
+
+
+def read_one_by_one(
+    network: HierarchicalAttentionNetwork, documents: list[Document]
+) -> tuple[Tensor, Tensor, Tensor]:
+    """The oracle: the paper's equations, a loop over documents and sentences, torch's own GRU."""
+
+    def encode(encoder: AttentiveEncoder, inputs: Tensor) -> tuple[Tensor, Tensor]:
+        gru = nn.GRU(inputs.shape[1], encoder.gru.hidden_size, bidirectional=True).double()
+        states = torch.func.functional_call(
+            gru, dict(encoder.gru.named_parameters()), (inputs[:, None],)
+        )[0][:, 0]
+        scores = encoder.attention.projection(states).tanh() @ encoder.attention.context
+        weights = scores.softmax(0)
+        return weights @ states, weights
+
+    logits, word_weights, sentence_weights = [], [torch.zeros(0)], [torch.zeros(0)]
+    for document in documents:
+        vector = torch.zeros(network.classifier.in_features, dtype=torch.float64)
+        if document:
+            encoded = [
+                encode(network.word_encoder, network.embedding(torch.tensor(sentence)))
+                for sentence in document
+            ]
+            vector, weights = encode(
+                network.sentence_encoder, torch.stack([pooled for pooled, _ in encoded])
+            )
+            word_weights += [weights for _, weights in encoded]
+            sentence_weights.append(weights)
+        logits.append(network.classifier(vector))
+    return torch.stack(logits), torch.cat(word_weights), torch.cat(sentence_weights)
+
+
+def split_by_document(output: HANOutput, documents: list[Document]) -> list[tuple[Tensor, ...]]:
+    """Return each document's logits, word weights and sentence weights."""
+    words = [sum(map(len, document)) for document in documents]
+    sentences = [len(document) for document in documents]
+    return list(
+        zip(
+            output.logits,
+            output.word_attention.split(words),
+            output.sentence_attention.split(sentences),
+            strict=True,
+        )
+    )
+
+
+class TestHierarchicalAttentionNetwork:
+    def test_document_alone_reads_as_in_any_batch_in_any_order(self) -> None:
+        network, documents = make_network(), make_documents()
+        alone = [network(Batch.from_lists([document])) for document in documents]
+        for order in itertools.islice(itertools.permutations(range(len(documents))), 0, 720, 61):
+            shuffled = [documents[index] for index in order]
+            parts = split_by_document(network(Batch.from_lists(shuffled)), shuffled)
+            for index, (logits, word_attention, sentence_attention) in zip(
+                order, parts, strict=True
+            ):
+                torch.testing.assert_close(logits, alone[index].logits[0])
+                torch.testing.assert_close(word_attention, alone[index].word_attention)
+                torch.testing.assert_close(sentence_attention, alone[index].sentence_attention)
+
+    @settings(max_examples=60, deadline=None)
+    @given(documents_strategy)
+    def test_attention_of_each_sentence_and_document_sums_to_one(
+        self, documents: list[Document]
+    ) -> None:
+        output = make_network()(Batch.from_lists(documents))
+        sentences = [sentence for document in documents for sentence in document]
+        assert (output.word_attention >= 0).all()
+        assert (output.sentence_attention >= 0).all()
+        for weights in output.word_attention.split([len(sentence) for sentence in sentences]):
+            assert weights.sum().item() == pytest.approx(1.0)
+        for document, weights in zip(
+            documents,
+            output.sentence_attention.split([len(document) for document in documents]),
+            strict=True,
+        ):
+            assert weights.sum().item() == pytest.approx(1.0 if document else 0.0)
+
+    def test_sentence_vector_does_not_depend_on_other_sentences(self) -> None:
+        encoder = make_network().word_encoder
+        first, second = torch.randn(4, 7).double(), torch.randn(6, 7).double()
+        together, _ = encoder(torch.cat((first, second)), torch.tensor([4, 6]))
+        alone, _ = encoder(second, torch.tensor([6]))
+        torch.testing.assert_close(together[1], alone[0])
+
+    @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
+    def test_large_scores_stay_finite(self, dtype: torch.dtype) -> None:
+        network = make_network().to(dtype)
+        with torch.no_grad():
+            network.word_encoder.attention.context.fill_(200)
+            network.sentence_encoder.attention.context.fill_(-200)
+        output = network(Batch.from_lists(make_documents()))
+        assert all(values.isfinite().all() for values in output[:3])
+
+    def test_a_batch_of_one_word_works(self) -> None:
+        output = make_network()(Batch.from_lists([[[5]]]))
+        assert output.word_attention.tolist() == output.sentence_attention.tolist() == [1.0]
+
+    def test_empty_document_gives_the_bias_and_a_flag(self) -> None:
+        network = make_network()
+        for documents in ([[]], [[], [[1, 2]], []], [[[1]], []]):
+            output = network(Batch.from_lists(documents))
+            assert output.empty.tolist() == [not document for document in documents]
+            for logits, document in zip(output.logits, documents, strict=True):
+                if not document:
+                    torch.testing.assert_close(logits, network.classifier.bias)
+
+    def test_every_parameter_is_initialised_and_receives_a_gradient(self) -> None:
+        network = make_network().train()
+        batch = Batch.from_lists([[list(range(WORDS)), [1, 2]], [[0, 3], [4]]])
+        network(batch).logits.square().sum().backward()
+        for name, parameter in network.named_parameters():
+            assert parameter.isfinite().all(), name
+            assert parameter.abs().max() < 10, name
+            assert parameter.grad is not None, name
+            assert (parameter.grad != 0).any(), name
+        assert network.embedding.weight.grad is not None
+        assert (network.embedding.weight.grad[Vocabulary.UNKNOWN] != 0).any()
+
+    @settings(max_examples=30, deadline=None)
+    @given(documents_strategy)
+    def test_equals_a_loop_over_documents_with_torch_gru(self, documents: list[Document]) -> None:
+        network = make_network()
+        results = []
+        for read in (lambda: network(Batch.from_lists(documents))[:3], None):
+            network.zero_grad()
+            logits, words, sentences = read() if read else read_one_by_one(network, documents)
+            weights = torch.arange(len(words), dtype=torch.float64).sin()
+            (logits.sin().sum() + (words * weights).sum() + sentences.square().sum()).backward()
+            gradients = [
+                torch.zeros_like(p) if p.grad is None else p.grad.clone()
+                for p in network.parameters()
+            ]
+            results.append([logits, words.double(), sentences.double(), *gradients])
+        for ours, oracle in zip(*results, strict=True):
+            torch.testing.assert_close(ours, oracle, rtol=1e-7, atol=1e-9)
+
+    def test_weights_return_in_the_order_of_the_input(self) -> None:
+        network = make_network()
+        short, long = [[1, 2]], [[3] * 6, [4, 5, 6]]
+        output = network(Batch.from_lists([short, long]))
+        first = network(Batch.from_lists([short])).word_attention
+        torch.testing.assert_close(output.word_attention[:2], first)
+
+    def test_word_dropout_reads_a_type_as_unknown_throughout_the_batch(self) -> None:
+        network = make_network(word_dropout=0.999).train()
+        torch.manual_seed(3)
+        dropped = network(Batch.from_lists([[[4, 5, 4]], [[5]]]))
+        unknown = network(Batch.from_lists([[[Vocabulary.UNKNOWN] * 3], [[Vocabulary.UNKNOWN]]]))
+        torch.testing.assert_close(dropped.logits, unknown.logits)
+
+    def test_dropouts_do_nothing_in_evaluation(self) -> None:
+        names = ("word", "embedding", "encoder", "classifier")
+        network = make_network(**{f"{name}_dropout": 0.5 for name in names})
+        plain = make_network()
+        plain.load_state_dict(network.state_dict())
+        batch = Batch.from_lists(make_documents())
+        torch.testing.assert_close(network(batch).logits, plain(batch).logits)
+
+    @pytest.mark.parametrize(
+        ("option", "value"),
+        [("hidden_size", 0), ("embedding_size", -1), ("word_dropout", 1.0), ("encoder_dropout", 2)],
+    )
+    def test_impossible_options_are_refused_by_name(self, option: str, value: float) -> None:
+        with pytest.raises(ValueError, match=option):
+            make_network(**{option: value})
+
+    def test_options_build_the_same_network(self) -> None:
+        network = make_network(word_dropout=0.1)
+        again = HierarchicalAttentionNetwork(**network.options).double()  # type: ignore[arg-type]
+        again.load_state_dict(network.state_dict())
+        assert again.options == network.options
+
+    @pytest.mark.gpu
+    def test_gpu_equals_cpu(self) -> None:
+        network, batch = make_network(), Batch.from_lists(make_documents())
+        expected = network(batch)
+        output = network.cuda()(batch.to("cuda"))
+        for ours, reference in zip(output, expected, strict=True):
+            torch.testing.assert_close(ours.cpu(), reference)
