@@ -1,0 +1,299 @@
+"""Data for training: the prepared corpus as batches, and the pretrained vectors, for Lightning."""
+
+from __future__ import annotations
+
+from functools import cached_property
+from importlib.resources import files
+from pathlib import Path
+from typing import Any, Literal, NamedTuple
+
+import numpy as np
+import numpy.typing as npt
+import platformdirs
+import pytorch_lightning as pl
+import torch
+from torch.utils.data import DataLoader
+
+from han.batching import Batch, BatchDataset, LengthGroupedBatchSampler, SequentialBatchSampler
+from han.bundle import Bundle
+from han.corpus import Corpus, prepare_corpus
+from han.embeddings import BUILTIN, PretrainedEmbedding, embedding_matrix
+from han.tokenization import Tokenizer
+from han.vocabulary import Vocabulary
+
+PAPER_EMBEDDING_SIZE = 200  # Yang et al. 2016, section 3.3
+
+
+class _Learned(NamedTuple):
+    """What a trained model fixes about reading texts."""
+
+    vocabulary: Vocabulary
+    labels: tuple[str, ...]
+
+
+class HANDataModule(pl.LightningDataModule):
+    """Labelled documents, encoded once and served in batches of similar length.
+
+    Documents come from CSV, TSV, JSON lines or Parquet files (plain, .gz or .zst), from a folder
+    with one sub-folder of text files a class, or from the Hugging Face hub (`hf://owner/name`).
+
+    Args:
+        train: Documents to learn from; `builtin` is the bundled corpus of arXiv abstracts. A column
+            named like `split_column` may send rows to another split.
+        validation: Documents that decide when to stop; by default a share of `train`.
+        test: Documents for the final figures.
+        predict: Documents to classify; they need no labels.
+        text_column: Name of the column that holds the text.
+        label_column: Name of the column that holds the class, a string or an integer.
+        id_column: Name of the column that identifies a document, if there is one.
+        split_column: Name of the column that says train, validation or test, if there is one.
+        encoding: Encoding of text files.
+        on_bad_row: Whether a row that cannot be read stops everything or is skipped and counted.
+        language: Language of the texts (ISO 639), for finding sentences.
+        lowercase: Whether upper and lower case are the same word.
+        max_sentences: Most sentences read of a document; by default all.
+        max_words_per_sentence: Most words read of a sentence; by default all.
+        min_count: How often a word must occur in the training documents to be known.
+        validation_share: Share of the training documents for validation where nothing else says.
+        vectors: Pretrained word vectors: `builtin` (English), a name that torchtext knows
+            (`glove.6B.100d`), a file of vectors (text or .npz), or `none`. `auto` is `builtin`
+            where the language is English, otherwise `none`.
+        embedding_size: Width of the word vectors where `vectors` is `none`; by default 200.
+        batch_size: Documents a batch.
+        eval_batch_size: Documents a batch where nothing is learned.
+        seed: Decides the validation share, the order of batches and the rows of unknown words.
+        num_workers: Processes that assemble batches ahead of time; 0 for none.
+        cache_dir: Where encoded documents and downloaded vectors are kept; by default the user's
+            cache folder.
+        vocabulary_from: A checkpoint or a model directory whose vocabulary and labels to use. The
+            command line sets it where a checkpoint is given.
+    """
+
+    def __init__(
+        self,
+        train: str | None = None,
+        validation: str | None = None,
+        test: str | None = None,
+        predict: str | None = None,
+        text_column: str = "text",
+        label_column: str = "label",
+        id_column: str = "id",
+        split_column: str = "split",
+        encoding: str = "utf-8",
+        on_bad_row: Literal["error", "skip"] = "error",
+        language: str = "en",
+        lowercase: bool = True,
+        max_sentences: int | None = None,
+        max_words_per_sentence: int | None = None,
+        min_count: int = 2,
+        validation_share: float = 0.1,
+        vectors: str = "auto",
+        embedding_size: int | None = None,
+        batch_size: int = 16,
+        eval_batch_size: int = 64,
+        seed: int = 0,
+        num_workers: int = 0,
+        cache_dir: str | None = None,
+        vocabulary_from: str | None = None,
+    ) -> None:
+        super().__init__()
+        if vectors == "auto":
+            vectors = BUILTIN if language == "en" else "none"
+        self._options: dict[str, Any] = {  # of `prepare_corpus`
+            "train": _bundled_corpus() if train == BUILTIN else train,
+            "validation": validation,
+            "test": test,
+            "predict": predict,
+            "text_column": text_column,
+            "label_column": label_column,
+            "id_column": id_column,
+            "split_column": split_column,
+            "encoding": encoding,
+            "on_bad_row": on_bad_row,
+            "language": language,
+            "lowercase": lowercase,
+            "max_sentences": max_sentences,
+            "max_words_per_sentence": max_words_per_sentence,
+            "min_count": min_count,
+            "validation_share": validation_share,
+            "seed": seed,
+        }
+        self._vectors = None if vectors == "none" else vectors
+        self._embedding_size = embedding_size
+        self._batch_size = batch_size
+        self._eval_batch_size = eval_batch_size
+        self._seed = seed
+        self._num_workers = num_workers
+        self._cache = Path(cache_dir or platformdirs.user_cache_dir("han"))
+        self._vocabulary_from = vocabulary_from
+
+    @cached_property
+    def corpus(self) -> Corpus:
+        """The encoded documents; made when first asked for."""
+        learned = self._learned
+        return prepare_corpus(
+            **self._options,
+            cache_dir=self._cache / "corpora",
+            vocabulary=learned and learned.vocabulary,
+            labels=learned and learned.labels,
+        )
+
+    @property
+    def vocabulary(self) -> Vocabulary:
+        """The words that are known."""
+        return self.corpus.vocabulary
+
+    @property
+    def labels(self) -> tuple[str, ...]:
+        """The classes' names."""
+        return self.corpus.labels
+
+    @property
+    def vocabulary_size(self) -> int:
+        """Number of word ids V."""
+        return len(self.vocabulary)
+
+    @property
+    def num_classes(self) -> int:
+        """Number of classes C."""
+        return len(self.labels)
+
+    @property
+    def embedding_size(self) -> int:
+        """Width E of the word vectors."""
+        if self.pretrained is None:
+            return self._embedding_size or PAPER_EMBEDDING_SIZE
+        width: int = self.pretrained.matrix.shape[1]
+        if self._embedding_size not in (None, width):
+            raise ValueError(
+                f"The vectors `{self._vectors}` are {width} wide, `embedding_size` says "
+                f"{self._embedding_size}; leave it out, or choose `vectors: none`."
+            )
+        return width
+
+    @cached_property
+    def pretrained(self) -> PretrainedEmbedding | None:
+        """The pretrained vectors of the vocabulary's words; None where there are none."""
+        if self._vectors is None:
+            return None
+        return embedding_matrix(
+            self.vocabulary.words, self._vectors, cache_dir=self._cache / "vectors", seed=self._seed
+        )
+
+    @property
+    def embedding_matrix(self) -> npt.NDArray[np.float32] | None:
+        """The rows (V, E) that the embedding starts from; None for random ones."""
+        return self.pretrained and self.pretrained.matrix
+
+    def train_dataloader(self) -> DataLoader[Batch]:
+        """Batches of similar length, in another order every epoch."""
+        documents = self._documents("train")
+        sampler = LengthGroupedBatchSampler(
+            documents.documents.words_per_document,
+            self._batch_size,
+            seed=self._seed,
+            rank=self._rank,
+            num_replicas=self._num_replicas,
+        )
+        return self._loader(documents, sampler)
+
+    def val_dataloader(self) -> DataLoader[Batch]:
+        """The validation documents in their order."""
+        return self._in_order("validation")
+
+    def test_dataloader(self) -> DataLoader[Batch]:
+        """The test documents in their order."""
+        return self._in_order("test")
+
+    def predict_dataloader(self) -> DataLoader[Batch]:
+        """The documents to classify in their order."""
+        return self._in_order("predict")
+
+    def state_dict(self) -> dict[str, Any]:
+        """Return what a checkpoint must hold for its model to read text: JSON values."""
+        return {
+            "vocabulary": self.vocabulary.to_json(),
+            "tokenizer": self.vocabulary.tokenizer.options(),
+            "labels": list(self.labels),
+        }
+
+    def load_state_dict(self, state: dict[str, Any]) -> None:
+        """Check that the checkpoint was trained on the vocabulary and labels in use.
+
+        They are not taken from it here: Lightning comes by when the documents are encoded already.
+
+        Raises:
+            ValueError: They differ.
+        """
+        if list(self.labels) != state["labels"] or self.vocabulary.to_json() != state["vocabulary"]:
+            raise ValueError(
+                "The checkpoint was trained with another vocabulary or other labels; give its path "
+                "as `vocabulary_from`."
+            )
+
+    @cached_property
+    def _learned(self) -> _Learned | None:
+        if self._vocabulary_from is None:
+            return None
+        path = Path(self._vocabulary_from)
+        if path.suffix != ".ckpt":
+            bundle = Bundle.load(path)
+            return _Learned(bundle.vocabulary, bundle.labels)
+        return read_checkpoint_vocabulary(path)
+
+    def _documents(self, split: str) -> BatchDataset:
+        if split not in self.corpus.splits:
+            raise ValueError(f"There are no documents for {split}; give `{split}`.")
+        return BatchDataset(self.corpus.splits[split])
+
+    def _in_order(self, split: str) -> DataLoader[Batch]:
+        documents = self._documents(split)
+        sampler = SequentialBatchSampler(
+            len(documents),
+            self._eval_batch_size,
+            rank=self._rank,
+            num_replicas=self._num_replicas,
+        )
+        return self._loader(documents, sampler)
+
+    def _loader(
+        self,
+        documents: BatchDataset,
+        sampler: LengthGroupedBatchSampler | SequentialBatchSampler,
+    ) -> DataLoader[Batch]:
+        return DataLoader(
+            documents,
+            sampler=sampler,
+            batch_size=None,
+            num_workers=self._num_workers,
+            pin_memory=torch.cuda.is_available(),
+        )
+
+    @property
+    def _rank(self) -> int:
+        return self.trainer.global_rank if self.trainer else 0
+
+    @property
+    def _num_replicas(self) -> int:
+        return self.trainer.world_size if self.trainer else 1
+
+
+def read_checkpoint_vocabulary(path: Path) -> _Learned:
+    """Return the vocabulary and the labels that a checkpoint was trained with.
+
+    Raises:
+        ValueError: The file is not a checkpoint of `HANModule` and `HANDataModule`.
+    """
+    checkpoint = torch.load(path, weights_only=True, map_location="cpu", mmap=True)
+    try:
+        state = checkpoint[HANDataModule.__qualname__]
+        vocabulary = Vocabulary.from_json(state["vocabulary"], Tokenizer(**state["tokenizer"]))
+        return _Learned(vocabulary, tuple(state["labels"]))
+    except (KeyError, TypeError) as error:
+        raise ValueError(
+            f"{path} is not a checkpoint that `han fit` wrote: it lacks {error}."
+        ) from None
+
+
+def _bundled_corpus() -> str:
+    return str(files("han") / "data" / "arxiv8.jsonl.gz")

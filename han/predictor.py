@@ -1,0 +1,257 @@
+"""Classify and explain texts with a trained model; needs torch, not Lightning."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Iterator, Mapping
+from dataclasses import dataclass
+from itertools import pairwise
+from pathlib import Path
+from typing import NamedTuple, overload
+
+import numpy as np
+import numpy.typing as npt
+import torch
+
+from han.batching import Batch
+from han.bundle import Bundle
+from han.documents import Document
+from han.explanation import Explanation, ModelReference
+from han.vocabulary import EncodedText, Vocabulary
+
+BLOCK_DOCUMENTS, BLOCK_CHARACTERS = 2048, 4_000_000  # read, encoded and sorted together
+BATCH_WORDS = 32_768  # run through the network together; a longer document goes alone
+
+
+@dataclass(frozen=True, slots=True)
+class Prediction:
+    """The class of one document.
+
+    Args:
+        id: The document's identifier.
+        label: The class with the highest probability.
+        probability: Its probability.
+        probabilities: The probability of each class; they sum to 1.
+        truncated: Whether a limit of the model cut the document.
+        empty: Whether the document has no word; its probabilities are then the model's prior.
+        columns: The id columns that came with the document.
+        true: The document's own label, where it has one.
+    """
+
+    id: str
+    label: str
+    probability: float
+    probabilities: Mapping[str, float]
+    truncated: bool
+    empty: bool
+    columns: Mapping[str, str | int | float | bool | None]
+    true: str | None = None
+
+    def to_record(self) -> dict[str, object]:
+        """Return the prediction record: JSON values, the id columns after `id`."""
+        return {
+            "id": self.id,
+            **self.columns,
+            "label": self.label,
+            "probability": self.probability,
+            "probabilities": dict(self.probabilities),
+            "truncated": self.truncated,
+            "empty": self.empty,
+        }
+
+
+class _Read(NamedTuple):
+    """A document, its words, and what the network made of them."""
+
+    document: Document
+    encoded: EncodedText
+    probabilities: npt.NDArray[np.float64]  # (C,)
+    word_attention: npt.NDArray[np.float32]  # (N,)
+    sentence_attention: npt.NDArray[np.float32]  # (S,)
+
+
+class Predictor:
+    """A trained model that reads text: `han.load` makes one.
+
+    It computes on the device of the bundle's network.
+
+    Args:
+        bundle: The trained model.
+    """
+
+    def __init__(self, bundle: Bundle) -> None:
+        self.bundle = bundle
+        self._network = bundle.network.eval()
+        self._device = bundle.network.embedding.weight.device
+
+    @property
+    def labels(self) -> tuple[str, ...]:
+        """The classes, in the order of every array of probabilities."""
+        return self.bundle.labels
+
+    def __repr__(self) -> str:
+        """Return the number of words and classes."""
+        words, labels = len(self.bundle.vocabulary), len(self.labels)
+        return f"<han.Predictor: {words:,} words, {labels} classes>"
+
+    @overload
+    def classify(self, texts: str) -> Prediction: ...  # type: ignore[overload-overlap]  # str comes first
+    @overload
+    def classify(self, texts: Iterable[str]) -> list[Prediction]: ...
+    def classify(self, texts: str | Iterable[str]) -> Prediction | list[Prediction]:
+        """Classify one text, or many.
+
+        Args:
+            texts: A text, or texts; ids are then their positions, from 0.
+
+        Returns:
+            A prediction, or a list of them in the order of the texts.
+        """
+        if isinstance(texts, str):
+            return next(self.classify_documents([Document("0", texts)]))
+        return list(self.classify_documents(_numbered(texts)))
+
+    @overload
+    def explain(self, texts: str) -> Explanation: ...  # type: ignore[overload-overlap]  # str comes first
+    @overload
+    def explain(self, texts: Iterable[str]) -> list[Explanation]: ...
+    def explain(self, texts: str | Iterable[str]) -> Explanation | list[Explanation]:
+        """Classify one text, or many, and keep the attention on each sentence and word.
+
+        Args:
+            texts: A text, or texts; ids are then their positions, from 0.
+
+        Returns:
+            An explanation, or a list of them in the order of the texts.
+        """
+        if isinstance(texts, str):
+            return next(self.explain_documents([Document("0", texts)]))
+        return list(self.explain_documents(_numbered(texts)))
+
+    def probabilities(self, texts: Iterable[str]) -> npt.NDArray[np.float64]:
+        """Return the probability (B, C) of each class for each text, classes as in `labels`."""
+        rows = [read.probabilities for read in self._read(_numbered(texts))]
+        return np.stack(rows) if rows else np.zeros((0, len(self.labels)))
+
+    def classify_documents(self, documents: Iterable[Document]) -> Iterator[Prediction]:
+        """Classify documents as they come, in their order, a block of them in memory at a time."""
+        for document, encoded, probabilities, _, _ in self._read(documents):
+            best = int(probabilities.argmax())
+            yield Prediction(
+                id=document.id,
+                label=self.labels[best],
+                probability=float(probabilities[best]),
+                probabilities=dict(zip(self.labels, probabilities.tolist(), strict=True)),
+                truncated=bool(encoded.cut),
+                empty=len(encoded.tokens) == 0,
+                columns=document.columns,
+                true=document.label,
+            )
+
+    def explain_documents(self, documents: Iterable[Document]) -> Iterator[Explanation]:
+        """Explain documents as they come, in their order, a block of them in memory at a time."""
+        for document, encoded, probabilities, word_attention, sentence_attention in self._read(
+            documents
+        ):
+            yield Explanation.from_attention(
+                id=document.id,
+                text=document.text,
+                labels=self.labels,
+                probabilities=probabilities,
+                word_spans=encoded.word_spans,
+                sentence_spans=encoded.sentence_spans,
+                words_per_sentence=encoded.words_per_sentence,
+                word_attention=word_attention,
+                sentence_attention=sentence_attention,
+                unknown=encoded.tokens == Vocabulary.UNKNOWN,
+                model=self.bundle.reference or ModelReference(sha256="", version=""),
+                cut=encoded.cut,
+                true=document.label,
+            )
+
+    def _read(self, documents: Iterable[Document]) -> Iterator[_Read]:
+        """Run the network over the documents, batches sorted by length, results in their order."""
+        for block in _blocks(documents):
+            encoded = self.bundle.vocabulary.encode([document.text for document in block])
+            read: dict[int, _Read] = {}
+            by_length = sorted(range(len(block)), key=lambda index: len(encoded[index].tokens))
+            for batch in _batches(by_length, encoded):
+                results = self._run([encoded[index] for index in batch])
+                for index, result in zip(batch, results, strict=True):
+                    read[index] = _Read(block[index], encoded[index], *result)
+            for index in range(len(block)):
+                yield read.pop(index)
+
+    def _run(
+        self, texts: list[EncodedText]
+    ) -> Iterator[tuple[npt.NDArray[np.float64], npt.NDArray[np.float32], npt.NDArray[np.float32]]]:
+        """Yield each text's probabilities, word attention and sentence attention."""
+        sentences = np.array([len(text.words_per_sentence) for text in texts], np.int64)
+        words = np.array([len(text.tokens) for text in texts], np.int64)
+        batch = Batch.from_arrays(
+            np.concatenate([text.tokens for text in texts]).astype(np.int64),
+            np.concatenate([text.words_per_sentence for text in texts]).astype(np.int64),
+            sentences,
+        )
+        with torch.inference_mode():
+            output = self._network(batch.to(self._device))
+            probabilities = output.logits.double().softmax(1).cpu().numpy()
+        word_ends = [0, *np.cumsum(words).tolist()]
+        sentence_ends = [0, *np.cumsum(sentences).tolist()]
+        word_attention = output.word_attention.float().cpu().numpy()
+        sentence_attention = output.sentence_attention.float().cpu().numpy()
+        for row, word, sentence in zip(
+            probabilities, pairwise(word_ends), pairwise(sentence_ends), strict=True
+        ):
+            yield row, word_attention[slice(*word)], sentence_attention[slice(*sentence)]
+
+
+def load(path: str | Path) -> Predictor:
+    """Load a trained model, on the first CUDA device if there is one.
+
+    Args:
+        path: A model directory, or the run directory that holds one.
+
+    Raises:
+        FileNotFoundError: There is no model.
+        ValueError: The model directory is damaged.
+    """
+    bundle = Bundle.load(path)
+    if torch.cuda.is_available():
+        bundle.network.cuda()
+    return Predictor(bundle)
+
+
+def _numbered(texts: Iterable[str]) -> Iterator[Document]:
+    for index, text in enumerate(texts):
+        if not isinstance(text, str):
+            raise TypeError(f"Text {index} is {type(text).__name__}, not a string.")
+        yield Document(str(index), text)
+
+
+def _blocks(documents: Iterable[Document]) -> Iterator[list[Document]]:
+    """Cut a stream of documents into blocks of bounded size."""
+    block: list[Document] = []
+    characters = 0
+    for document in documents:
+        block.append(document)
+        characters += len(document.text)
+        if len(block) == BLOCK_DOCUMENTS or characters >= BLOCK_CHARACTERS:
+            yield block
+            block, characters = [], 0
+    if block:
+        yield block
+
+
+def _batches(indices: list[int], encoded: list[EncodedText]) -> Iterator[list[int]]:
+    """Cut documents, sorted by length, into batches of at most `BATCH_WORDS` words."""
+    batch: list[int] = []
+    words = 0
+    for index in indices:
+        length = len(encoded[index].tokens)
+        if batch and words + length > BATCH_WORDS:
+            yield batch
+            batch, words = [], 0
+        batch.append(index)
+        words += length
+    if batch:
+        yield batch
