@@ -133,7 +133,8 @@ class _Recurrence(torch.autograd.Function):
         inputs_rz = (projected[:, :, : 2 * width] + bias_hh[:, : 2 * width]).view(-1, 2 * width)
         inputs_n = projected[:, :, 2 * width :].reshape(-1, width)
         source = 2 * rows[blocks.position] + blocks.direction  # row of the (2U, .) inputs
-        gates_rz, gates_n = inputs_rz[source], inputs_n[source]  # (2N, 2H), (2N, H)
+        gates_rz = inputs_rz.index_select(0, source)  # (2N, 2H)
+        gates_n = inputs_n.index_select(0, source)  # (2N, H)
         del inputs_rz, inputs_n
         m = torch.empty_like(gates_n)
         states = torch.empty_like(gates_n)
@@ -153,7 +154,7 @@ class _Recurrence(torch.autograd.Function):
         ctx.save_for_backward(gates_rz, gates_n, m, states, weight_hh, source)
         ctx.blocks, ctx.num_rows = blocks, len(projected)
         output = states.new_empty(2 * num_steps, width)
-        output[2 * blocks.position + blocks.direction] = states
+        output.index_copy_(0, 2 * blocks.position + blocks.direction, states)
         return output.view(num_steps, 2 * width)
 
     @staticmethod
@@ -163,10 +164,10 @@ class _Recurrence(torch.autograd.Function):
         blocks: _Blocks = ctx.blocks
         width = weight_hh.shape[2]
         weight_rz, weight_n = weight_hh[:, : 2 * width], weight_hh[:, 2 * width :]
-        grad_states = grad_output.reshape(-1, width)[2 * blocks.position + blocks.direction]
-        before = states.new_zeros(states.shape)  # each step's previous state
-        has_before = blocks.before >= 0
-        before[has_before] = states[blocks.before[has_before]]
+        output_row = 2 * blocks.position + blocks.direction
+        grad_states = grad_output.reshape(-1, width).index_select(0, output_row)
+        zero = states.new_zeros(1, width)
+        before = torch.cat((states, zero)).index_select(0, blocks.before)  # the previous states
         # What does not depend on later steps is computed for all steps at once.
         r, z = gates_rz[:, :width], gates_rz[:, width:]
         n_slope = (1 - z) * (1 - gates_n * gates_n)  # d h' / d (x_n + r m)
@@ -192,11 +193,11 @@ class _Recurrence(torch.autograd.Function):
             carried.baddbmm_(step_rz.view(2, size, -1), weight_rz).baddbmm_(step_m, weight_n)
         grad_n = grad_states.mul_(n_slope)  # each step added what it carried to grad_states
 
-        is_forward = blocks.direction == 0
         grad_weight, grad_bias = torch.empty_like(weight_hh), weight_hh.new_empty(2, 3 * width)
-        for direction, chosen in enumerate((is_forward, ~is_forward)):
-            grad = torch.cat((grad_rz[chosen], grad_m[chosen]), 1)  # (N, 3H)
-            torch.mm(grad.t(), before[chosen], out=grad_weight[direction])
+        for direction in (0, 1):
+            chosen = (blocks.direction == direction).nonzero().squeeze(1)
+            grad = torch.cat((grad_rz.index_select(0, chosen), grad_m.index_select(0, chosen)), 1)
+            torch.mm(grad.t(), before.index_select(0, chosen), out=grad_weight[direction])
             torch.sum(grad, 0, out=grad_bias[direction])
         grad_gates = torch.cat((grad_rz, grad_n), 1)  # (2N, 3H)
         grad_projected = grad_gates.new_zeros(2 * ctx.num_rows, 3 * width)
@@ -210,7 +211,7 @@ class _Blocks(NamedTuple):
     Attributes:
         position: int64 (2N,), the flat position of each row.
         direction: int64 (2N,), 0 forward, 1 backward.
-        before: int64 (2N,), the row of the same sequence's previous step, -1 at its first.
+        before: int64 (2N,), the row of the same sequence's previous step, 2N at its first.
         steps: For each step its first row and its number of sequences.
     """
 
@@ -232,7 +233,7 @@ class _Blocks(NamedTuple):
         position[forward_row + size] = packing.reverse_order
         direction = torch.zeros(2 * num_steps, dtype=torch.int64)
         direction[forward_row + size] = 1
-        before = torch.full((2 * num_steps,), -1)
+        before = torch.full((2 * num_steps,), 2 * num_steps)
         if len(sizes) > 1:
             later = slice(int(sizes[0]), None)
             rank = torch.arange(num_steps) - start

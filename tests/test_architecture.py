@@ -28,7 +28,6 @@ ORDER = (
     "model",
     "explanation",
     "report",
-    "metrics",
     "records",
     "bundle",
     "predictor",
@@ -131,6 +130,9 @@ class TestImport:
     @pytest.mark.parametrize("name", sorted(TORCH_FREE | {"embeddings"}))
     def test_importing_a_stage_without_torch_loads_none(self, name: str) -> None:
         assert not loaded_by(f"han.{name}") & {"torch", "torchtext", "pytorch_lightning"}
+
+    def test_importing_the_documents_loads_no_library(self) -> None:
+        assert not loaded_by("han.documents") & {"pyarrow", "datasets", "numpy", "rich"}
 
     def test_importing_the_predictor_loads_no_lightning(self) -> None:
         assert not loaded_by("han.predictor") & {

@@ -5,6 +5,7 @@ import gzip
 import json
 import os
 import pickle
+import shutil
 import signal
 import subprocess
 import sys
@@ -14,6 +15,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from functools import partial
 from pathlib import Path
+from types import ModuleType
 from typing import Any
 
 import numpy as np
@@ -21,13 +23,14 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-import han.corpus
+import han.corpus.building
 from han.corpus import Corpus, StoredDocuments, prepare_corpus
 from han.tokenization import Tokenizer
 from han.vocabulary import Vocabulary
 
 TEXTS = ("Good film. I liked it.", "Bad film!", "", "A good, good end.\n\nYes.", "bad")
 
+PACKAGE = Path(han.__file__).parent
 
 prepare = partial(prepare_corpus, min_count=1, progress=False)
 
@@ -70,6 +73,9 @@ def powerless() -> Iterator[None]:
     if os.geteuid() != 0:
         yield
         return
+    for place in (Path(han.__file__), Path(np.__file__)):
+        if not all(folder.stat().st_mode & 0o005 == 0o005 for folder in place.parents):
+            pytest.skip(f"only the superuser can read {place.parent}")
     os.seteuid(65534)
     try:
         yield
@@ -249,6 +255,27 @@ class TestPrepareCorpus:
         with pytest.raises(FileNotFoundError, match=r"nowhere\.csv: no such file"):
             prepare(train=tmp_path / "nowhere.csv", cache_dir=cache)
 
+    @pytest.mark.parametrize(
+        "options", [{"text_column": "body"}, {"label_column": "stars"}, {"keep_columns": ["date"]}]
+    )
+    def test_a_missing_column_is_named_with_its_file_and_option(
+        self, tmp_path: Path, cache: Path, options: dict[str, Any]
+    ) -> None:
+        train = tmp_path / "a.csv"
+        train.write_text("text,label\nx,a\n", encoding="utf-8")
+        expected = (
+            rf"a\.csv:1: no column '(body|stars|date)'; the columns are 'text', 'label': "
+            f"set `{next(iter(options))}` to one of them"
+        )
+        with pytest.raises(ValueError, match=expected):
+            prepare(train=train, cache_dir=cache, **options)
+
+    @pytest.mark.skipif(not hasattr(os, "mkfifo"), reason="named pipes are those of POSIX")
+    def test_a_pipe_is_refused(self, tmp_path: Path, cache: Path) -> None:
+        os.mkfifo(tmp_path / "pipe")
+        with pytest.raises(ValueError, match=r"pipe: a pipe cannot be prepared.*give a file"):
+            prepare(train=tmp_path / "pipe", cache_dir=cache)
+
     def test_an_empty_file_is_refused(self, tmp_path: Path, cache: Path) -> None:
         with pytest.raises(ValueError, match=r"a\.jsonl.*empty|no documents"):
             prepare(train=write_rows(tmp_path / "a.jsonl", []), cache_dir=cache)
@@ -381,7 +408,7 @@ class TestStore:
         self, source: Path, cache: Path, monkeypatch: pytest.MonkeyPatch
     ) -> None:
         first = prepare(train=source, cache_dir=cache)
-        monkeypatch.delattr(han.corpus, "read_documents")
+        monkeypatch.delattr(han.corpus.building, "read_documents")
         second = prepare(train=source, cache_dir=cache)
         assert second.directory == first.directory
         assert second.summary == first.summary
@@ -410,21 +437,6 @@ class TestStore:
         renamed = source.rename(tmp_path / "other.jsonl")
         directories.add(prepare(train=renamed, cache_dir=cache).directory)
         assert len(directories) == len(changes) + 3
-
-    def test_a_folder_is_known_by_its_files(self, tmp_path: Path, cache: Path) -> None:
-        folder = tmp_path / "texts"
-        for name in ("a/1.txt", "a/2.txt", "b/1.txt", "b/2.txt"):
-            (folder / name).parent.mkdir(parents=True, exist_ok=True)
-            (folder / name).write_text("some words", encoding="utf-8")
-        first = prepare(train=folder, cache_dir=cache, validation_share=0)
-        assert sorted(first.splits["train"].ids) == ["a/1.txt", "a/2.txt", "b/1.txt", "b/2.txt"]
-        assert prepare(train=folder, cache_dir=cache, validation_share=0).directory == (
-            first.directory
-        )
-        (folder / "b/2.txt").rename(folder / "a/3.txt")
-        assert prepare(train=folder, cache_dir=cache, validation_share=0).directory != (
-            first.directory
-        )
 
     def test_only_the_store_and_its_lock_remain(self, source: Path, cache: Path) -> None:
         corpus = prepare(train=source, cache_dir=cache)
@@ -504,11 +516,124 @@ class TestStore:
             prepare(train=source, cache_dir=source)
 
 
+class TestIdentity:
+    @pytest.fixture
+    def folder(self, tmp_path: Path) -> Path:
+        folder = tmp_path / "texts"
+        for name in ("a/1.txt", "a/2.txt", "b/1.txt", "b/2.txt"):
+            (folder / name).parent.mkdir(parents=True, exist_ok=True)
+            (folder / name).write_text("some words", encoding="utf-8")
+        return folder
+
+    @pytest.fixture
+    def datasets(self, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[ModuleType]:
+        datasets = pytest.importorskip("datasets")
+        monkeypatch.setattr(datasets.config, "HF_DATASETS_CACHE", tmp_path / "hub")
+        datasets.disable_progress_bars()
+        yield datasets
+        datasets.enable_progress_bars()
+
+    def test_a_folder_is_known_by_the_names_and_content_of_its_files(
+        self, folder: Path, cache: Path
+    ) -> None:
+        def directory() -> Path:
+            return prepare(train=folder, cache_dir=cache, validation_share=0).directory
+
+        first = directory()
+        assert directory() == first
+        (folder / "b/2.txt").rename(folder / "a/3.txt")
+        renamed = directory()
+        (folder / "a/3.txt").write_text("other words", encoding="utf-8")
+        rewritten = directory()
+        assert len({first, renamed, rewritten}) == 3
+
+    def test_what_is_not_read_of_a_folder_does_not_count(self, folder: Path, cache: Path) -> None:
+        first = prepare(train=folder, cache_dir=cache).directory
+        (folder / ".DS_Store").write_text("x", encoding="utf-8")
+        assert prepare(train=folder, cache_dir=cache).directory == first
+
+    def test_files_behind_links_count(self, tmp_path: Path, folder: Path, cache: Path) -> None:
+        linked = tmp_path / "linked"
+        linked.mkdir()
+        for name in ("a", "b"):
+            (linked / name).symlink_to(folder / name, target_is_directory=True)
+        first = prepare(train=linked, cache_dir=cache, validation_share=0)
+        (folder / "a/1.txt").write_text("other words", encoding="utf-8")
+        second = prepare(train=linked, cache_dir=cache, validation_share=0)
+        assert first.splits["train"].texts[0] == "some words"
+        assert second.splits["train"].texts[0] == "other words"
+
+    @pytest.mark.usefixtures("datasets")
+    def test_a_local_data_set_is_known_by_its_content(self, tmp_path: Path, cache: Path) -> None:
+        folder = tmp_path / "set"
+        folder.mkdir()
+        source = f"hf://{folder}"
+        write_rows(folder / "train.jsonl", make_rows(4))
+        first = prepare(train=source, cache_dir=cache, validation_share=0)
+        assert prepare(train=source, cache_dir=cache, validation_share=0).directory == (
+            first.directory
+        )
+        write_rows(folder / "train.jsonl", make_rows(6))
+        second = prepare(train=source, cache_dir=cache, validation_share=0)
+        assert (len(first.splits["train"]), len(second.splits["train"])) == (4, 6)
+
+    def test_a_data_set_of_the_hub_is_known_by_its_address(
+        self, cache: Path, datasets: ModuleType, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        loaded = []
+
+        def load(
+            address: str, config: str | None, split: str | None, revision: str | None
+        ) -> object:
+            loaded.append((address, config, revision))
+            return datasets.DatasetDict(train=datasets.Dataset.from_list(make_rows(4)))
+
+        monkeypatch.setattr(datasets, "load_dataset", load)
+        sources = [f"hf://owner/set{query}" for query in ("", "?revision=v2", "?config=small")]
+        directories = {
+            prepare(train=source, cache_dir=cache).directory for source in (*sources, *sources)
+        }
+        assert len(directories) == 3
+        assert loaded == [
+            ("owner/set", None, None),
+            ("owner/set", None, "v2"),
+            ("owner/set", "small", None),
+        ]
+
+    def test_a_change_of_the_code_that_makes_a_store_makes_another(
+        self, tmp_path: Path, source: Path, cache: Path
+    ) -> None:
+        copy = tmp_path / "han"
+        shutil.copytree(PACKAGE, copy, ignore=shutil.ignore_patterns("data", "__pycache__"))
+        stages = ("documents", "tokenization", "vocabulary", "corpus")
+        patterns = [pattern for stage in stages for pattern in (f"{stage}.py", f"{stage}/*.py")]
+        changed = [path for pattern in patterns for path in copy.glob(pattern)]
+        script = """
+import sys
+from han.corpus import prepare_corpus
+source, cache, *changed = sys.argv[1:]
+for path in (None, *changed):
+    if path is not None:
+        with open(path, "a") as file:
+            file.write("# changed")
+    corpus = prepare_corpus(train=source, cache_dir=cache, min_count=1, progress=False)
+    print(corpus.directory)
+"""
+        output = subprocess.run(
+            [sys.executable, "-c", script, source, cache, *changed, copy / "batching.py"],
+            capture_output=True,
+            text=True,
+            check=True,
+            cwd=tmp_path,  # the copy is what is imported
+        ).stdout.splitlines()
+        assert len(set(output)) == 1 + len(changed)
+        assert output[-1] == output[-2]
+
+
 # Prepares documents; stops where it is told until a line comes in.
 PROCESS = """
 import sys
-import han.corpus
-from han.corpus import prepare_corpus
+from han.corpus import building, prepare_corpus
 
 source, cache, where = sys.argv[1:]
 
@@ -523,19 +648,19 @@ def waiting(function):
     return call
 
 if where == "read":
-    read_documents = han.corpus.read_documents
+    read_documents = building.read_documents
     def read(*arguments, **named):
         for number, document in enumerate(read_documents(*arguments, **named)):
             if number == 10:
                 wait()
             yield document
-    han.corpus.read_documents = read
+    building.read_documents = read
 elif where == "build":
-    han.corpus.Vocabulary.build = waiting(han.corpus.Vocabulary.build)
+    building.Vocabulary.build = waiting(building.Vocabulary.build)
 elif where == "encode":
-    han.corpus.Vocabulary.encode = waiting(han.corpus.Vocabulary.encode)
+    building.Vocabulary.encode = waiting(building.Vocabulary.encode)
 elif where == "finish":
-    han.corpus._SplitWriter.finish = waiting(han.corpus._SplitWriter.finish)
+    building.SplitWriter.finish = waiting(building.SplitWriter.finish)
 elif where == "move":
     import han.atomic
     han.atomic._swap = waiting(han.atomic._swap)
@@ -551,7 +676,7 @@ def start(source: Path, cache: Path, where: str = "nowhere") -> subprocess.Popen
         stdout=subprocess.PIPE,
         stderr=subprocess.PIPE,
         text=True,
-        env={**os.environ, "PYTHONPATH": str(Path(han.__file__).parents[1])},
+        env={**os.environ, "PYTHONPATH": str(PACKAGE.parent)},
     )
 
 
@@ -612,7 +737,7 @@ class TestProcesses:
                 capture_output=True,
                 text=True,
                 check=True,
-                env={**os.environ, "PYTHONPATH": str(Path(han.__file__).parents[1])},
+                env={**os.environ, "PYTHONPATH": str(PACKAGE.parent)},
             )
             peaks.append(int(output.stdout.split()[-1]) / 1024)
         assert peaks[1] - peaks[0] < 40  # MB; the texts are 100 MB more

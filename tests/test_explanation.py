@@ -4,7 +4,7 @@ import json
 import pickle
 from typing import Any
 
-import jsonschema
+import jsonschema  # type: ignore[import-untyped]
 import numpy as np
 import pytest
 from hypothesis import given
@@ -265,6 +265,11 @@ class TestFromDict:
             "1", "ok", ("a", "b"), (0.5, 0.5), "a", (sentence,), MODEL, faithfulness={"flip": 0.2}
         )
         assert Explanation.from_dict(json.loads(explanation.to_json())) == explanation
+
+    def test_whole_numbers_may_be_written_as_integers(self) -> None:
+        explanation = make_explanation(probabilities=[0.0, 1.0])
+        record = explanation.to_dict() | {"probabilities": [0, 1]}
+        assert Explanation.from_dict(record) == explanation
 
     @pytest.mark.parametrize(
         ("change", "message"),

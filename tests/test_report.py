@@ -190,6 +190,19 @@ class TestArrange:
         marked = [[p.text for p in block.pieces if p.cut] for block in arrange(explanation)]
         assert marked == [[], ["it!"], ["Truly."]]
 
+    def test_text_cut_between_sentences_keeps_its_place(self) -> None:
+        explanation = make_explanation(
+            text="Good film. Loved it!",
+            word_spans=[[0, 4], [17, 19], [19, 20]],
+            sentence_spans=[[0, 4], [17, 20]],
+            words_per_sentence=[1, 2],
+            word_attention=[1.0, 0.5, 0.5],
+            unknown=[False] * 3,
+            cut=[(5, 10), (11, 16)],
+        )
+        texts = ["".join(piece.text for piece in block.pieces) for block in arrange(explanation)]
+        assert texts == ["Good", "film.", "Loved", "it!"]
+
     @pytest.mark.parametrize("gap", ["\n\n", "\n \n", "\r\n\r\n", "<br />", "\u2029"])
     def test_a_blank_line_or_break_begins_a_paragraph(self, gap: str) -> None:
         text = f"a{gap}b"

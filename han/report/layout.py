@@ -60,26 +60,19 @@ class Block:
 
 def arrange(explanation: Explanation) -> list[Block]:
     """Return the document's sentences, and what was cut between them, in the text's order."""
-    text, cuts = explanation.text, explanation.truncated
+    text = explanation.text
     top = max((sentence.weight for sentence in explanation.sentences), default=0.0) or 1.0
     steps = iter(explanation.steps)
-    blocks: list[Block] = []
+    blocks = []
     at = 0
-
-    def add(start: int, end: int, sentence: Sentence | None, pieces: Sequence[Piece]) -> None:
-        paragraph = bool(blocks) and _PARAGRAPH.search(text, at, start) is not None
-        height = sentence.weight / top if sentence else 0.0
+    for start, end, sentence in _stretches(explanation):
+        if sentence is None:
+            pieces, height = [Piece(text[start:end], cut=True)], 0.0
+        else:
+            cuts = _within(explanation.truncated, start, end)
+            pieces, height = list(_pieces(text, sentence, steps, cuts)), sentence.weight / top
+        paragraph = at > 0 and _PARAGRAPH.search(text, at, start) is not None
         blocks.append(Block(tuple(pieces), sentence, height, paragraph))
-
-    for sentence in explanation.sentences:
-        for start, end in _within(cuts, at, sentence.start):
-            add(start, end, None, [Piece(text[start:end], cut=True)])
-            at = end
-        pieces = _pieces(text, sentence, steps, _within(cuts, sentence.start, sentence.end))
-        add(sentence.start, sentence.end, sentence, list(pieces))
-        at = sentence.end
-    for start, end in _within(cuts, at, len(text)):
-        add(start, end, None, [Piece(text[start:end], cut=True)])
         at = end
     return blocks
 
@@ -93,6 +86,18 @@ def percent(share: float) -> str:
     if share in (0, 1) or 0.0995 <= share < 0.985:
         return f"{math.floor(100 * share + 0.5)} %"
     return f"{math.floor(1000 * share + 0.5) / 10:.1f} %"
+
+
+def _stretches(explanation: Explanation) -> Iterator[tuple[int, int, Sentence | None]]:
+    """Yield the spans of the sentences and of what was cut between them."""
+    at = 0
+    for sentence in explanation.sentences:
+        for start, end in _within(explanation.truncated, at, sentence.start):
+            yield start, end, None
+        yield sentence.start, sentence.end, sentence
+        at = sentence.end
+    for start, end in _within(explanation.truncated, at, len(explanation.text)):
+        yield start, end, None
 
 
 def _within(spans: Sequence[Span], start: int, end: int) -> list[Span]:

@@ -6,7 +6,7 @@ const VALUE = new Map([...DIGITS].map((digit, i) => [digit, i]));
 
 const $ = id => document.getElementById(id);
 const { classes, labels: numLabels, documents: rows } = JSON.parse($("data").textContent);
-const documents = rows.map(([id, text, predicted, p, true_, pTrue, figures]) => ({ id, text, predicted, p, true: true_, pTrue, figures }));
+const documents = rows.map(([id, text, predicted, p, truth, pTruth, figures]) => ({ id, text, predicted, p, truth, pTruth, figures }));
 if (!documents.length) return; // what the page holds without scripts says so
 
 // Text becomes part of the page here and nowhere else: as text, with control characters made visible.
@@ -37,7 +37,7 @@ const percent = share =>
   : share === 0 || share === 1 || share >= .0995 && share < .985 ? `${Math.floor(100 * share + .5)} %`
   : `${(Math.floor(1000 * share + .5) / 10).toFixed(1)} %`;
 const count = (n, one, many) => `${n.toLocaleString("en")} ${n === 1 ? one : many}`;
-const isWrong = doc => doc.true >= 0 && doc.true !== doc.predicted;
+const isWrong = doc => doc.truth >= 0 && doc.truth !== doc.predicted;
 
 // A document's figures: numbers with five bits a character, the lowest first; the last is below 32.
 function decode(doc) {
@@ -87,9 +87,10 @@ const within = (spans, start, end) =>
 function article(doc, detail, onWord = () => {}, onSentence = () => {}) {
   const { odds, cuts, sentences, words, points } = detail;
   const slice = (start, end) => points.slice(start, end).join("");
-  const verdict = element("p", "verdict", "Read as ", element("b", "", element("bdi", "", classes[doc.predicted])), ` with ${percent(doc.p / SCALE)}`);
-  if (doc.true < 0) verdict.append(".");
-  else if (isWrong(doc)) verdict.append(", in truth ", element("b", "wrong", element("bdi", "", classes[doc.true])), ".");
+  const named = (className, label) => element("b", className, element("bdi", "", classes[label]));
+  const verdict = element("p", "verdict", "Read as ", named("", doc.predicted), ` with ${percent(doc.p / SCALE)}`);
+  if (doc.truth < 0) verdict.append(".");
+  else if (isWrong(doc)) verdict.append(", in truth ", named("wrong", doc.truth), ".");
   else verdict.append(", which is right.");
   const parts = [element("h2", "", element("bdi", "", doc.id)), verdict,
     element("p", "odds", ...odds.map(([label, p]) => element("span", "", element("bdi", "", classes[label]), ` ${percent(p)} `)))];
@@ -137,7 +138,9 @@ const list = $("list"), listRows = $("rows");
 function row(i) {
   const doc = documents[view[i]], label = element("bdi", isWrong(doc) ? "wrong" : "", (isWrong(doc) ? "✗ " : "") + classes[doc.predicted]);
   const snippet = Array.from(doc.text.slice(0, 400).trimStart()).slice(0, 160).join("") || "(empty)";
-  const made = element("div", "row", element("span", "snippet", snippet), element("span", "meta", label, meter(doc.p / SCALE), element("span", "", percent(doc.p / SCALE))));
+  const made = element("div", "row",
+    element("span", "snippet", element("span", "", doc.id), element("span", "", snippet)),
+    element("span", "meta", label, meter(doc.p / SCALE), element("span", "", percent(doc.p / SCALE))));
   made.id = `row-${i}`;
   made.style.top = `${6 + i * ROW}px`;
   made.setAttribute("role", "option");
@@ -185,15 +188,18 @@ function drawDocument() {
   wordElements = new Map();
   sentenceElements = [];
   hideTip();
-  $("document").replaceChildren(...article(doc, detail, (span, word) => wordElements.set(span, word), (made, sentence) => {
+  const onWord = (span, word) => wordElements.set(span, word);
+  const onSentence = (made, sentence) => {
     sentenceElements.push(made);
     made.tabIndex = sentenceElements.length === 1 ? 0 : -1;
     made.setAttribute("role", "group");
     made.setAttribute("aria-label", `Sentence ${sentenceElements.length} of ${detail.sentences.length}, ${percent(sentence.weight)} of the weight`);
-  }));
+  };
+  $("document").replaceChildren(...article(doc, detail, onWord, onSentence));
   $("main").scrollTop = 0;
   const odds = detail.odds.slice(0, TOP_CLASSES);
-  $("odds-bars").replaceChildren(...odds.map(([label, p]) => element("div", label === doc.predicted ? "odd top" : "odd", element("bdi", "", classes[label]), element("span", "", percent(p)), meter(p))));
+  $("odds-bars").replaceChildren(...odds.map(([label, p]) =>
+    element("div", label === doc.predicted ? "odd top" : "odd", element("bdi", "", classes[label]), element("span", "", percent(p)), meter(p))));
   if (numLabels > odds.length) $("odds-bars").append(element("p", "more", `${count(numLabels - odds.length, "class", "classes")} more, each less likely`));
   drawTopWords();
   drawMass();
@@ -251,7 +257,8 @@ function showTip(span) {
   hideTip();
   described = span;
   span.setAttribute("aria-describedby", "tip");
-  tip.textContent = `${percent(word.share)} of the weight · ${percent(word.weight)} of its sentence · ${word.lift.toFixed(word.lift < 9.95 ? 1 : 0)} × an even share${word.unknown ? " · unknown word" : ""}`;
+  const lift = word.lift.toFixed(word.lift < 9.95 ? 1 : 0);
+  tip.textContent = `${percent(word.share)} of the weight · ${percent(word.weight)} of its sentence · ${lift} × an even share${word.unknown ? " · unknown word" : ""}`;
   tip.hidden = false;
   const box = span.getClientRects()[0] ?? span.getBoundingClientRect();
   const left = Math.max(8, Math.min(box.left, document.documentElement.clientWidth - tip.offsetWidth - 8));
@@ -262,7 +269,8 @@ function showTip(span) {
 function moveSentence(change) {
   if (!sentenceElements.length) return;
   const focused = sentenceElements.findIndex(made => made.contains(document.activeElement));
-  const target = focused < 0 ? (change > 0 ? 0 : sentenceElements.length - 1) : Math.min(sentenceElements.length - 1, Math.max(0, focused + change));
+  const last = sentenceElements.length - 1;
+  const target = focused < 0 ? (change > 0 ? 0 : last) : Math.min(last, Math.max(0, focused + change));
   sentenceElements.forEach((made, i) => { made.tabIndex = i === target ? 0 : -1; });
   sentenceElements[target].focus({ preventScroll: true });
   sentenceElements[target].scrollIntoView({ block: "nearest" });
@@ -285,11 +293,11 @@ const ORDERS = {
   given: ["As given", (a, b) => a - b],
   unsure: ["Least sure first", (a, b) => documents[a].p - documents[b].p || a - b],
   sure: ["Surest first", (a, b) => documents[b].p - documents[a].p || a - b],
-  wrong: ["Most wrong first", (a, b) => (documents[a].true < 0) - (documents[b].true < 0) || documents[a].pTrue - documents[b].pTrue || a - b],
+  wrong: ["Most wrong first", (a, b) => (documents[a].truth < 0) - (documents[b].truth < 0) || documents[a].pTruth - documents[b].pTruth || a - b],
   id: ["By id", (a, b) => collator.compare(documents[a].id, documents[b].id) || a - b],
 };
 const collator = new Intl.Collator("en", { numeric: true });
-const hasTrue = documents.some(doc => doc.true >= 0);
+const hasTruth = documents.some(doc => doc.truth >= 0);
 
 function options(select, pairs) {
   select.replaceChildren(...pairs.map(([value, text]) => {
@@ -305,13 +313,13 @@ function filter() {
   if (wanted && !lowered.length) for (const doc of documents) lowered.push(`${doc.id}\n${doc.text}`.toLowerCase());
   const found = [];
   documents.forEach((doc, i) => {
-    if (byTrue >= 0 && doc.true !== byTrue || byPredicted >= 0 && doc.predicted !== byPredicted) return;
-    if (outcome === "wrong" && !isWrong(doc) || outcome === "right" && (doc.true < 0 || isWrong(doc))) return;
+    if (byTrue >= 0 && doc.truth !== byTrue || byPredicted >= 0 && doc.predicted !== byPredicted) return;
+    if (outcome === "wrong" && !isWrong(doc) || outcome === "right" && (doc.truth < 0 || isWrong(doc))) return;
     if (!wanted || lowered[i].includes(wanted)) found.push(i);
   });
   view = found.sort(ORDERS[$("order").value][1]);
   $("shown").textContent = count(view.length, "document", "documents");
-  $("wrong").textContent = hasTrue ? `${view.reduce((n, i) => n + isWrong(documents[i]), 0).toLocaleString("en")} wrong` : "";
+  $("wrong").textContent = hasTruth ? `${view.reduce((n, i) => n + isWrong(documents[i]), 0).toLocaleString("en")} wrong` : "";
   for (const button of $("confusion").querySelectorAll("button")) button.setAttribute("aria-pressed", String(button.dataset.cell === `${byTrue} ${byPredicted}`));
   list.scrollTop = 0;
   place = 0;
@@ -329,8 +337,8 @@ function filter() {
 
 function drawMatrix(used) {
   const cells = new Map();
-  for (const doc of documents) if (doc.true >= 0) {
-    const cell = `${doc.true} ${doc.predicted}`;
+  for (const doc of documents) if (doc.truth >= 0) {
+    const cell = `${doc.truth} ${doc.predicted}`;
     cells.set(cell, (cells.get(cell) ?? 0) + 1);
   }
   const most = Math.max(...cells.values());
@@ -409,15 +417,15 @@ function listen() {
 }
 
 function start() {
-  const truths = new Set(documents.map(doc => doc.true)), readings = new Set(documents.map(doc => doc.predicted));
+  const truths = new Set(documents.map(doc => doc.truth)), readings = new Set(documents.map(doc => doc.predicted));
   const named = used => [...used].filter(label => label >= 0).sort((a, b) => a - b);
   options($("by-true"), [[any, "True: any"], ...named(truths).map(label => [String(label), `True: ${classes[label]}`])]);
   options($("by-predicted"), [[any, "Read as: any"], ...named(readings).map(label => [String(label), `Read as: ${classes[label]}`])]);
   options($("by-outcome"), [["any", "Any outcome"], ["right", "Right"], ["wrong", "Wrong"]]);
-  options($("order"), Object.entries(ORDERS).filter(([key]) => hasTrue || key !== "wrong").map(([key, [text]]) => [key, text]));
+  options($("order"), Object.entries(ORDERS).filter(([key]) => hasTruth || key !== "wrong").map(([key, [text]]) => [key, text]));
   const used = named(new Set([...truths, ...readings]));
-  $("by-true").hidden = $("by-outcome").hidden = !hasTrue;
-  $("confusion").hidden = !hasTrue || used.length > MATRIX_CLASSES;
+  $("by-true").hidden = $("by-outcome").hidden = !hasTruth;
+  $("confusion").hidden = !hasTruth || used.length > MATRIX_CLASSES;
   if (!$("confusion").hidden) drawMatrix(used);
   document.body.classList.add("live");
   $("static").remove();

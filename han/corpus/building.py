@@ -1,0 +1,228 @@
+"""Turn sources into the files of a store: read them once, settle labels and splits, encode."""
+
+from __future__ import annotations
+
+import json
+import re
+from array import array
+from collections import Counter
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import ExitStack
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pyarrow as pa
+from rich.progress import Progress
+
+from han.corpus.identity import source_name
+from han.corpus.stored import SPLITS
+from han.corpus.writing import ROWS, SplitWriter, as_rows
+from han.documents import Document, read_documents
+from han.tokenization import Tokenizer
+from han.vocabulary import Vocabulary
+
+_BLOCK_CHARACTERS = 2_000_000
+_BLOCK_DOCUMENTS = 10_000
+
+
+class Builder:
+    """Fill the directory of a store, in the order of the methods.
+
+    The texts pass through a temporary file; memory holds each document's split, label and lengths
+    only.
+    """
+
+    def __init__(self, directory: Path, bar: Progress) -> None:
+        self._directory = directory
+        self._bar = bar
+        self._spool = directory / "spool.arrow"
+        self._split = np.zeros(0, np.int8)  # index in SPLITS, of each document
+        self._label = np.zeros(0, np.int64)  # index in _names, then in labels; -1: none
+        self._names: list[str] = []  # the labels in the order of their appearance
+        self._first: dict[tuple[int, int], str] = {}  # (split, label): where it was met first
+        self._skipped: dict[str, Counter[str]] = {}
+        self._labels: tuple[str, ...] = ()
+
+    def read(self, sources: Mapping[str, str | Path], reader: Mapping[str, Any]) -> None:
+        """Read all sources once into the temporary file."""
+        splits, labels = array("b"), array("q")
+        numbers: dict[str, int] = {}
+        with pa.OSFile(str(self._spool), "wb") as file, pa.ipc.new_stream(file, ROWS) as writer:
+            for role, source in sources.items():
+                task = self._bar.add_task(f"Reading {source_name(source)}", total=None)
+                self._skipped[role] = Counter()
+                for block in _blocks(self._documents(role, sources, reader)):
+                    for document in block:
+                        split = (role == "train" and document.split) or role
+                        splits.append(SPLITS.index(split))
+                        label = -1
+                        if document.label is not None:
+                            label = numbers.setdefault(document.label, len(numbers))
+                            self._first.setdefault((splits[-1], label), document.location)
+                        labels.append(label)
+                    writer.write_batch(as_rows(block))
+                    self._bar.advance(task, len(block))
+                self._bar.update(task, total=self._bar.tasks[task].completed)
+        self._split = np.array(splits, np.int8)
+        self._label = np.array(labels, np.int64)
+        self._names = list(numbers)
+        for role, source in sources.items():
+            if role not in self.present():
+                raise ValueError(
+                    f"{source}: no documents for {role}; give another file, or check the column "
+                    f"{reader['split_column']!r}."
+                )
+
+    def _documents(
+        self, role: str, sources: Mapping[str, str | Path], reader: Mapping[str, Any]
+    ) -> Iterator[Document]:
+        """Read one source, without the documents that belong to another one's split."""
+        for document in read_documents(
+            sources[role],
+            **reader,
+            labels_required=role != "predict",
+            skipped=self._skipped[role],
+        ):
+            if document.split is None or document.split == role or role == "predict":
+                yield document
+            elif role != "train":
+                self._skipped[role][f"split {document.split}"] += 1
+            elif document.split in sources:
+                raise ValueError(
+                    f"{document.location}: this row is for {document.split}, for which "
+                    f"{sources[document.split]} is given as well; leave out one of the two."
+                )
+            else:
+                yield document
+
+    def present(self) -> list[str]:
+        """Return the splits that have documents."""
+        return [SPLITS[i] for i in np.unique(self._split)]
+
+    def check_labels(self, sources: Mapping[str, str | Path], labels: Sequence[str] | None) -> None:
+        """Settle the labels, and see that every document that needs one has one of them."""
+        if labels is None:
+            numbers = np.unique(self._label[self._split == SPLITS.index("train")])
+            labels = sorted((self._names[i] for i in numbers), key=_natural)
+            if len(labels) < 2:
+                raise ValueError(
+                    f"{sources['train']}: all training documents have the label {labels[0]!r}; at "
+                    "least two classes are needed."
+                )
+        self._labels = tuple(labels)
+        index = {name: i for i, name in enumerate(self._labels)}
+        for (split, label), location in self._first.items():
+            if self._names[label] not in index and SPLITS[split] != "predict":
+                known = ", ".join(repr(name) for name in self._labels[:20])
+                raise ValueError(
+                    f"{location}: the label {self._names[label]!r} of this {SPLITS[split]} "
+                    f"document is not one of those trained on ({known}"
+                    f"{', …' if len(self._labels) > 20 else ''}); correct it or leave it out."
+                )
+        renumber = np.array([*(index.get(name, -1) for name in self._names), -1], np.int64)
+        self._label = renumber[self._label]
+
+    def split_off_validation(self, share: float, seed: int) -> None:
+        """Move a share of the training documents to validation, in proportion to the classes."""
+        train = np.flatnonzero(self._split == SPLITS.index("train"))
+        if not len(train):
+            return
+        random = np.random.PCG64(seed).random_raw(len(train))
+        train = train[np.lexsort((random, self._label[train]))]
+        # By class, shuffled within it; the first of each class stays. Taken at even distances,
+        # each class gives its share to within one document.
+        may_go = train[1:][np.diff(self._label[train]) == 0]
+        count = max(1, round(share * len(train)))
+        if count > len(may_go):
+            raise ValueError(
+                f"`validation_share` {share} of {len(train)} training documents cannot be split "
+                "off: each class must keep one. Give a validation file, more documents or a "
+                "smaller share."
+            )
+        chosen = may_go[((np.arange(count) + 0.5) * len(may_go) / count).astype(np.int64)]
+        self._split[chosen] = SPLITS.index("validation")
+
+    def build_vocabulary(self, tokenizer: Tokenizer, min_count: int) -> Vocabulary:
+        """Collect the words of the training documents."""
+        total = int((self._split == SPLITS.index("train")).sum())
+        task = self._bar.add_task("Building the vocabulary", total=total)
+
+        def texts() -> Iterator[str]:
+            for split, block in self._spooled():
+                if split == "train":
+                    yield from block["text"].to_pylist()
+                    self._bar.advance(task, len(block))
+
+        vocabulary = Vocabulary.build(texts(), tokenizer, min_count)
+        if len(vocabulary) == 1:
+            raise ValueError(
+                f"No word occurs {min_count} times in the training documents; lower `min_count` "
+                "or check that the texts are what they should be."
+            )
+        return vocabulary
+
+    def write(self, vocabulary: Vocabulary) -> None:
+        """Encode all documents and write what makes a store, last the list of its files."""
+        task = self._bar.add_task("Encoding", total=len(self._split))
+        present = self.present()
+        with ExitStack() as files:
+            writers = {
+                split: SplitWriter(self._directory / split, len(vocabulary), files)
+                for split in present
+            }
+            for split, block in self._spooled():
+                writers[split].write(block, vocabulary.encode(block["text"].to_pylist()))
+                self._bar.advance(task, len(block))
+            summary = {}
+            for split, writer in writers.items():
+                labels = self._label[self._split == SPLITS.index(split)]
+                summary[split] = writer.finish(labels, self._labels)
+                summary[split]["skipped"] = self._skipped.get(split, {})
+        self._spool.unlink()
+        (self._directory / "tokenizer.json").write_text(vocabulary.to_json(), encoding="utf-8")
+        manifest = {
+            "labels": self._labels,
+            "tokenizer": vocabulary.tokenizer.options(),
+            "splits": present,
+            "summary": summary,
+            "files": {
+                file.relative_to(self._directory).as_posix(): file.stat().st_size
+                for file in sorted(self._directory.rglob("*"))
+                if file.is_file()
+            },
+        }
+        text = json.dumps(manifest, indent=1)
+        (self._directory / "corpus.json").write_text(text, encoding="utf-8")
+
+    def _spooled(self) -> Iterator[tuple[str, pa.RecordBatch]]:
+        """Yield the documents again, some thousand of one split at a time."""
+        first = 0
+        with pa.OSFile(str(self._spool)) as file, pa.ipc.open_stream(file) as blocks:
+            for block in blocks:
+                of_block = self._split[first : first + len(block)]
+                first += len(block)
+                for split in np.unique(of_block):
+                    yield SPLITS[split], block.filter(pa.array(of_block == split))
+
+
+def _blocks(documents: Iterator[Document]) -> Iterator[list[Document]]:
+    """Yield the documents in lists of about the same number of characters."""
+    block: list[Document] = []
+    characters = 0
+    for document in documents:
+        block.append(document)
+        characters += len(document.text)
+        if characters >= _BLOCK_CHARACTERS or len(block) == _BLOCK_DOCUMENTS:
+            yield block
+            block, characters = [], 0
+    if block:
+        yield block
+
+
+def _natural(label: str) -> tuple[int, float, list[Any], str]:
+    """Return a key that sorts numbers by value, before other labels, and "class 2" before "10"."""
+    if re.fullmatch(r"[+-]?[0-9]+(\.[0-9]+)?", label):
+        return 0, float(label), [], label
+    parts = re.split(r"([0-9]+)", label)  # text, number, text, ..., text
+    return 1, 0.0, [int(part) if i % 2 else part for i, part in enumerate(parts)], label
