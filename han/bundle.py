@@ -9,14 +9,15 @@ from __future__ import annotations
 
 import hashlib
 import json
+import textwrap
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from importlib.metadata import version
 from pathlib import Path
-from typing import Any
+from typing import Any, get_type_hints
 
-import jinja2
 import safetensors.torch
+import torch
 from safetensors import SafetensorError
 
 from han.atomic import atomic_directory
@@ -54,24 +55,33 @@ class Bundle:
         options = self.network.options
         if options["vocabulary_size"] != len(self.vocabulary):
             raise ValueError(
-                f"The network knows {options['vocabulary_size']} words, its vocabulary has "
+                f"The network knows {options['vocabulary_size']} words, but its vocabulary has "
                 f"{len(self.vocabulary)}."
             )
         if options["num_classes"] != len(self.labels):
             raise ValueError(
-                f"The network has {options['num_classes']} classes, {len(self.labels)} labels are "
-                f"given."
+                f"The network has {options['num_classes']} classes, but there are "
+                f"{len(self.labels)} labels."
             )
+        if len(set(self.labels)) < len(self.labels):
+            raise ValueError("A label occurs twice; give each class its own.")
 
     def save(self, directory: str | Path) -> None:
         """Write the model directory, whole or not at all.
 
         Args:
-            directory: The directory to write or replace.
+            directory: The directory to write; a model directory there is replaced.
 
         Raises:
+            FileExistsError: Something else is there.
             OSError: The directory cannot be written.
         """
+        directory = Path(directory)
+        replaceable = directory.is_dir() and (
+            (directory / CONFIG).is_file() or not any(directory.iterdir())
+        )
+        if directory.exists() and not replaceable:
+            raise FileExistsError(f"{directory} holds something else; name a new directory.")
         weights = {
             name: tensor.detach().cpu().contiguous()
             for name, tensor in self.network.state_dict().items()
@@ -85,7 +95,8 @@ class Bundle:
             **self.facts,
         }
         with atomic_directory(directory) as beside:
-            safetensors.torch.save_file(weights, beside / WEIGHTS)
+            # Not `save_file`, whose files only their owner may read.
+            (beside / WEIGHTS).write_bytes(safetensors.torch.save(weights))
             text = json.dumps(config, ensure_ascii=False, indent=2, allow_nan=False)
             (beside / CONFIG).write_text(text + "\n", encoding="utf-8")
             (beside / TOKENIZER).write_text(self.vocabulary.to_json(), encoding="utf-8")
@@ -104,36 +115,42 @@ class Bundle:
             ValueError: A file of the model directory is damaged, or they do not fit each other.
         """
         directory = find_model(directory)
-        config = _read_config(directory / CONFIG)
+        config = _read_config(directory)
+        content = _read(directory, WEIGHTS)
         try:
-            tokenizer = Tokenizer(**config["tokenizer"])
-            network = HierarchicalAttentionNetwork(**config["network"])
-            labels = tuple(config["labels"])
-            if not all(isinstance(label, str) for label in labels):
-                raise TypeError("a label that is not a string")
-        except (TypeError, KeyError) as error:
-            raise ValueError(
-                f"{directory / CONFIG} is not a model of this version: {error}."
-            ) from None
-        try:
-            content = (directory / WEIGHTS).read_bytes()
-            network.load_state_dict(safetensors.torch.load(content))
-        except (SafetensorError, RuntimeError) as error:
-            reason = " ".join(str(error).split())
-            raise ValueError(
-                f"{directory / WEIGHTS} does not fit {CONFIG} or is damaged: {reason}"
-            ) from None
-        try:
-            vocabulary = Vocabulary.from_json(
-                (directory / TOKENIZER).read_text(encoding="utf-8"), tokenizer
+            tokenizer = Tokenizer(**_arguments(config, "tokenizer", Tokenizer))
+            network = HierarchicalAttentionNetwork(
+                **_arguments(config, "network", HierarchicalAttentionNetwork)
             )
+            labels = _labels(config)
         except ValueError as error:
-            raise ValueError(f"{directory / TOKENIZER}: {error}") from None
+            raise ValueError(f"{directory / CONFIG}: {error} {_ADVICE}") from error
+        except (TypeError, RuntimeError) as error:  # what torch raises for absurd sizes
+            raise ValueError(
+                f"{directory / CONFIG}: no network can have the sizes in `network`. {_ADVICE}"
+            ) from error
+        try:
+            weights = safetensors.torch.load(content)
+            if not all(weight.sum(dtype=torch.float64).isfinite() for weight in weights.values()):
+                raise ValueError("a weight is not a finite number.")
+            network.load_state_dict(weights)
+        except (SafetensorError, ValueError, RuntimeError) as error:
+            reason = textwrap.shorten(str(error), 300, placeholder=" ...")  # torch lists them all
+            raise ValueError(
+                f"{directory / WEIGHTS} is damaged or does not fit {CONFIG}: {reason} {_ADVICE}"
+            ) from error
+        try:
+            vocabulary = Vocabulary.from_json(_read(directory, TOKENIZER).decode(), tokenizer)
+        except ValueError as error:
+            raise ValueError(f"{directory / TOKENIZER}: {error}") from error
         facts: dict[str, Any] = {
             name: config[name] for name in ("data", "metrics", "training") if name in config
         }
         reference = ModelReference(hashlib.sha256(content).hexdigest(), version(DISTRIBUTION))
-        return cls(network.eval(), vocabulary, labels, facts, reference)
+        try:
+            return cls(network.eval(), vocabulary, labels, facts, reference)
+        except ValueError as error:
+            raise ValueError(f"{directory}: {error} {_ADVICE}") from error
 
 
 def find_model(path: str | Path) -> Path:
@@ -145,8 +162,9 @@ def find_model(path: str | Path) -> Path:
     path = Path(path)
     if not path.exists():
         raise FileNotFoundError(f"{path}: no such model directory.")
-    runs = sorted((int(run.name) for run in path.glob("*/") if run.name.isdecimal()), reverse=True)
-    for candidate in (path, path / "model", *(path / str(run) / "model" for run in runs)):
+    runs = [run for run in path.glob("*") if run.name.isdecimal()]
+    runs.sort(key=lambda run: int(run.name), reverse=True)
+    for candidate in (path, path / "model", *(run / "model" for run in runs)):
         if (candidate / CONFIG).is_file():
             return candidate
     raise FileNotFoundError(
@@ -155,15 +173,50 @@ def find_model(path: str | Path) -> Path:
     )
 
 
-def _read_config(path: Path) -> dict[str, Any]:
+_ADVICE = "Copy the model directory again, whole, or train again."
+
+
+def _read(directory: Path, name: str) -> bytes:
     try:
-        config = json.loads(path.read_text(encoding="utf-8"))
-    except ValueError as error:
-        raise ValueError(f"{path} is damaged: {error}.") from None
+        return (directory / name).read_bytes()
+    except FileNotFoundError:
+        raise FileNotFoundError(f"{directory / name} is missing. {_ADVICE}") from None
+
+
+def _read_config(directory: Path) -> dict[str, Any]:
+    path = directory / CONFIG
+    try:
+        config = json.loads(_read(directory, CONFIG))
+    except (ValueError, RecursionError) as error:
+        raise ValueError(f"{path} is not JSON: {error}. {_ADVICE}") from error
     found = config.get("format") if isinstance(config, dict) else None
     if found != FORMAT:
-        raise ValueError(f"{path} has the format {found!r}; this version of han reads {FORMAT!r}.")
+        raise ValueError(
+            f"{path} has the format {found!r:.40}; this version of han reads {FORMAT!r}: "
+            "train again, or install the version that wrote it."
+        )
     return dict(config)
+
+
+def _arguments(config: Mapping[str, Any], key: str, made: type) -> dict[str, Any]:
+    """Return the arguments for the constructor of `made`: all that it has, each of its type."""
+    types = get_type_hints(made.__init__)  # type: ignore[misc]  # a class is its own constructor
+    types.pop("return")
+    given = config.get(key)
+    if not isinstance(given, dict) or given.keys() != types.keys():
+        raise ValueError(f"`{key}` must be an object of {', '.join(types)}.")
+    for name, value in given.items():
+        number = int | float if types[name] is float else types[name]
+        if not isinstance(value, number):
+            raise ValueError(f"`{key}.{name}` cannot be {value!r:.40}.")
+    return given
+
+
+def _labels(config: Mapping[str, Any]) -> tuple[str, ...]:
+    labels = config.get("labels")
+    if not isinstance(labels, list) or not all(isinstance(label, str) for label in labels):
+        raise ValueError("`labels` must be an array of strings.")
+    return tuple(labels)
 
 
 _CARD = """\
@@ -186,7 +239,7 @@ model.explain("A document.")
 | words known | {{ network.vocabulary_size }} |
 | embedding, GRU per direction, context | \
 {{ network.embedding_size }}, {{ network.hidden_size }}, {{ network.attention_size }} |
-| language of the sentence splitter | {{ tokenizer.language }} |
+| language of the sentence splitter | `{{ tokenizer.language | code }}` |
 {%- for name, version in versions.items() %}
 | {{ name }} | {{ version }} |
 {%- endfor %}
@@ -222,11 +275,14 @@ that it learned from bound what it knows: measure it on your own documents befor
 
 def _code(text: str) -> str:
     """Return `text` fit for an inline code span in a Markdown table."""
-    return " ".join(text.split()).replace("`", "'").replace("|", "¦")
+    text = " ".join(text.split()).replace("`", "'").replace("|", "¦")
+    return "".join(c if c.isprintable() else f"\\u{ord(c):04x}" for c in text) or " "
 
 
 def _card(config: Mapping[str, Any]) -> str:
     """Write the model card from the content of `config.json`."""
+    import jinja2  # here, because loading a model has no use for it
+
     environment = jinja2.Environment(autoescape=False, undefined=jinja2.StrictUndefined)
     environment.filters["code"] = _code
     known = {"data": None, "metrics": None, **config}

@@ -26,7 +26,7 @@ def classification_figures(
         true and columns predicted).
 
     Raises:
-        ValueError: There are no documents.
+        ValueError: There are no documents, or a class is not one of `labels`.
     """
     from sklearn.metrics import confusion_matrix, precision_recall_fscore_support
 
@@ -34,6 +34,8 @@ def classification_figures(
     if not len(targets):
         raise ValueError("There are no documents to compute figures of.")
     classes = np.arange(len(labels))
+    if not np.isin([targets, predictions], classes).all():
+        raise ValueError(f"A class is not one of the {len(labels)} labels, 0 to {len(labels) - 1}.")
     precision, recall, f1, documents = precision_recall_fscore_support(
         targets, predictions, labels=classes, zero_division=0.0
     )

@@ -53,12 +53,21 @@ def check_output(path: str | Path, labels: Sequence[str] = (), columns: Sequence
         raise ValueError(f"{path}: Parquet compresses its columns itself; leave {path.suffix} out.")
     if path.is_dir():
         raise ValueError(f"{path}: this is a folder; name a file in it.")
+    check_columns(columns, labels)
+
+
+def check_columns(columns: Sequence[str], labels: Sequence[str] = ()) -> None:
+    """Check that no column of the input would take the place of one of a prediction record.
+
+    Raises:
+        ValueError: One would.
+    """
     names = [*_header(labels, columns), "probabilities"]
     repeated = [repr(name) for name in dict.fromkeys(columns) if names.count(name) > 1]
     if repeated:
         raise ValueError(
-            f"{path}: {', '.join(repeated)} would be in the output twice; rename the column in the "
-            "input, or do not keep it."
+            f"{', '.join(repeated)} would be in the output twice; rename the column in the input, "
+            "or do not keep it."
         )
 
 

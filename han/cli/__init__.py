@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import io
 import os
 import sys
 from collections.abc import Sequence
@@ -34,13 +35,17 @@ def main(args: Sequence[str] | None = None) -> int:
         command line is wrong, 130 where the user interrupted.
     """
     args = sys.argv[1:] if args is None else list(args)
+    if isinstance(sys.stdout, io.TextIOWrapper):
+        # What is read by programs is UTF-8 everywhere; a terminal gets what it can show.
+        encoding = sys.stdout.encoding if sys.stdout.isatty() else "utf-8"
+        sys.stdout.reconfigure(encoding=encoding, errors="backslashreplace")
     try:
         if args and args[0] in TRAINING:
             from han.cli.training import run
 
             run(args)
         else:
-            command = _parser().parse_args(args)
+            command = _parser().parse_args(args or ["--help"])
             command.run(command)
         sys.stdout.flush()
     except BrokenPipeError:
@@ -49,17 +54,28 @@ def main(args: Sequence[str] | None = None) -> int:
         return 0
     except KeyboardInterrupt:
         return _fail("interrupted", 130)
+    except argparse.ArgumentError as error:
+        return _fail(str(error), 2)
     except ImportError as error:
-        if error.name is None or error.name.split(".")[0] == "han":
+        if (error.name or "").split(".")[0] == "han":
             raise
         return _fail(str(error))
-    except (ValueError, OSError) as error:
+    except OSError as error:
+        known = error.filename is not None and error.strerror is not None
+        return _fail(f"{error.filename}: {error.strerror}" if known else str(error))
+    except ValueError as error:
         return _fail(str(error))
     return 0
 
 
+def printable(text: str) -> str:
+    """Return `text` on one line and without what a terminal obeys: such characters are escaped."""
+    text = " ".join(text.split())
+    return "".join(c if c.isprintable() else c.encode("unicode_escape").decode() for c in text)
+
+
 def _fail(message: str, status: int = 1) -> int:
-    sys.stderr.write(f"han: {' '.join(message.split())}\n")
+    sys.stderr.write(f"han: {printable(message)}\n")
     return status
 
 
@@ -80,17 +96,32 @@ def _parser() -> argparse.ArgumentParser:
     for name, text in TRAINING.items():  # for --help alone, see main
         commands.add_parser(name, help=text, add_help=False)
 
-    classify = commands.add_parser("classify", help="classify texts with a trained model")
+    classify = commands.add_parser(
+        "classify",
+        allow_abbrev=False,
+        help="classify texts with a trained model",
+        description="Classify texts: one result a document, in the order of the input.",
+    )
     _add_input(classify)
     classify.add_argument(
-        "--output", metavar="FILE", help="a .jsonl, .csv or .parquet file (default: JSON lines)"
+        "--output",
+        metavar="FILE",
+        help="a .jsonl, .csv, .tsv or .parquet file; without it results go to standard output: the "
+        "two likeliest classes to a terminal, whole JSON lines to a pipe or file",
     )
     classify.set_defaults(run=_classify)
 
-    explain = commands.add_parser("explain", help="show what a trained model looked at")
+    explain = commands.add_parser(
+        "explain",
+        allow_abbrev=False,
+        help="show what a trained model looked at",
+        description="Classify texts and show the weight of each sentence and word.",
+    )
     _add_input(explain)
     explain.add_argument(
-        "--output", metavar="FILE", help="a .html, .json, .jsonl or .txt file (default: terminal)"
+        "--output",
+        metavar="FILE",
+        help="a .html, .json, .jsonl or .txt file; without it standard output, as text",
     )
     explain.add_argument("--limit", type=int, metavar="N", help="explain the first N documents")
     explain.set_defaults(run=_explain)
@@ -102,13 +133,22 @@ def _add_input(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "input",
         metavar="INPUT",
-        help="a text, a file (CSV, TSV, JSON lines, Parquet, text; .gz and .zst), a folder of text "
-        "files, hf://owner/name, or - for standard input",
+        help="a file (CSV, TSV, JSON lines, Parquet, text; .gz and .zst), a folder of text files, "
+        "hf://owner/name, - for standard input (JSON lines, or a text a line), or else the text "
+        "itself",
     )
     parser.add_argument("--text_column", default="text", help="column of the text (%(default)s)")
-    parser.add_argument("--label_column", default="label", help="column of the class, if any")
-    parser.add_argument("--id_column", default="id", help="column that names a document, if any")
-    parser.add_argument("--split_column", default="split", help="column of the split, if any")
+    parser.add_argument(
+        "--label_column",
+        default="label",
+        help="column of the true class, if any; the accuracy is then reported (%(default)s)",
+    )
+    parser.add_argument(
+        "--id_column", default="id", help="column that names a document, if any (%(default)s)"
+    )
+    parser.add_argument(
+        "--split_column", default="split", help="column of the split, if any (%(default)s)"
+    )
     parser.add_argument(
         "--split", choices=("train", "validation", "test"), help="read only this split's documents"
     )

@@ -4,51 +4,65 @@ from __future__ import annotations
 
 import argparse
 import itertools
+import os
+import re
 import sys
 from collections import Counter
 from collections.abc import Iterable, Iterator
+from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, TypeVar
 
+from han.cli import printable
 from han.documents import TABLE_SUFFIXES, TEXT_SUFFIXES, Document, inner_suffix, read_documents
-from han.records import check_output, json_line, write_records
-from han.report import check_report_path, write_report
+from han.records import check_columns, check_output, json_line, write_records
 
 if TYPE_CHECKING:
     from han.predictor import Prediction, Predictor
 
 Item = TypeVar("Item")
 
+# What messages of `read_documents` call its arguments; here they are options.
+_OPTION = re.compile(r"`((?:text|label|id|split)_column|keep_columns|encoding|on_bad_row)`")
+
 
 def classify(command: argparse.Namespace) -> None:
-    """Classify the input and write one prediction record for each document, in order."""
-    columns = _columns(command)
+    """Classify the input and write one result for each document, in order."""
+    columns = tuple(name.strip() for name in command.keep_columns.split(",") if name.strip())
+    check_columns(columns)
     if command.output:
         check_output(command.output, columns=columns)
+        _check_target(command)
     documents = Input(command, columns)
     predictor = _load(command.model)
-    scored: Counter[bool] = Counter()
-    predictions = _with_progress(predictor.classify_documents(documents), "Classifying")
-    records = (prediction.to_record() for prediction in _score(predictions, scored))
+    score = Score(frozenset(predictor.labels))
+    predictions = score.watch(predictor.classify_documents(documents))
     if command.output:
+        shown = _with_progress(predictions, "Classifying")
+        records = (prediction.to_record() for prediction in shown)
         count = write_records(Path(command.output), records, predictor.labels, columns)
         sys.stderr.write(f"{count} predictions: {command.output}\n")
+    elif sys.stdout.isatty():
+        width = max(map(len, predictor.labels))
+        for prediction in predictions:
+            sys.stdout.write(_short_line(prediction, width) + "\n")
     else:
-        for record in records:
-            sys.stdout.write(json_line(record) + "\n")
+        for prediction in _with_progress(predictions, "Classifying"):
+            sys.stdout.write(json_line(prediction.to_record()) + "\n")
     documents.report_skipped()
-    if scored:
-        accuracy = scored[True] / scored.total()
-        sys.stderr.write(f"accuracy {accuracy:.4f} on the {scored.total()} labelled documents\n")
+    score.report()
 
 
 def explain(command: argparse.Namespace) -> None:
     """Explain the input in the terminal, or write a report."""
+    from han.report import check_report_path, write_report
+
     if command.limit is not None and command.limit < 1:
         raise ValueError(f"`--limit` must be at least 1, got {command.limit}.")
     if command.output:
         check_report_path(command.output)
-    documents = Input(command, ())
+        _check_target(command)
+    documents = Input(command)
     predictor = _load(command.model)
     explanations = predictor.explain_documents(itertools.islice(documents, command.limit))
     if command.output:
@@ -76,26 +90,32 @@ class Input:
 
     Raises:
         FileNotFoundError: The input looks like a path, and nothing is there.
+        ValueError: The input is a text, and options ask for what only a file has.
     """
 
-    def __init__(self, command: argparse.Namespace, columns: Iterable[str]) -> None:
+    def __init__(self, command: argparse.Namespace, columns: tuple[str, ...] = ()) -> None:
         self._skipped: Counter[str] = Counter()
         self._split = command.split
-        source = command.input
+        self._source = source = command.input
         self._documents: Iterable[Document]
         if _is_source(source):
-            self.title = "standard input" if source == "-" else Path(source).name
+            self.title = "standard input" if source == "-" else os.path.basename(source) or source
             self._documents = read_documents(
                 source,
                 text_column=command.text_column,
                 label_column=command.label_column,
                 id_column=command.id_column,
                 split_column=command.split_column,
-                keep_columns=tuple(columns),
+                keep_columns=columns,
                 labels_required=False,
                 encoding=command.encoding,
                 on_bad_row=command.on_bad_row,
                 skipped=self._skipped,
+            )
+        elif command.split or columns:
+            raise ValueError(
+                f"There is no file or folder {source[:60]!r}, so that it is taken for the text "
+                "itself, which has no `--split` and no `--keep_columns`."
             )
         else:
             self.title = "Explanation"
@@ -103,9 +123,20 @@ class Input:
 
     def __iter__(self) -> Iterator[Document]:
         """Read the documents of the split that is asked for, one after another."""
-        for document in self._documents:
-            if self._split in (None, document.split):
-                yield document
+        splits: Counter[str | None] = Counter()
+        try:
+            for document in self._documents:
+                splits[document.split] += 1
+                if self._split in (None, document.split):
+                    yield document
+        except ValueError as error:
+            raise ValueError(_OPTION.sub(r"`--\1`", str(error))) from error
+        if self._split not in (None, *splits):
+            there = ", ".join(split or "no split" for split in splits)
+            raise ValueError(
+                f"{self._source}: no document is of the split {self._split!r} (found: {there}); "
+                "leave `--split` out, or name its column with `--split_column`."
+            )
 
     def report_skipped(self) -> None:
         """Say on standard error how many rows were skipped, and why."""
@@ -113,23 +144,73 @@ class Input:
             sys.stderr.write(f"skipped {count}: {reason}\n")
 
 
+@dataclass
+class Score:
+    """How often the labels that came with documents are those predicted.
+
+    Args:
+        labels: The classes that the model knows.
+    """
+
+    labels: frozenset[str]
+    right: int = 0
+    known: int = 0
+    unknown: int = 0
+    example: str = ""
+
+    def watch(self, predictions: Iterable[Prediction]) -> Iterator[Prediction]:
+        """Count predictions as they pass."""
+        for prediction in predictions:
+            if prediction.true in self.labels:
+                self.known += 1
+                self.right += prediction.true == prediction.label
+            elif prediction.true is not None:
+                self.unknown += 1
+                self.example = prediction.true
+            yield prediction
+
+    def report(self) -> None:
+        """Write the accuracy to standard error, if documents had labels."""
+        if self.known:
+            accuracy = self.right / self.known
+            sys.stderr.write(f"accuracy {accuracy:.4f} on the {self.known} labelled documents\n")
+        if self.unknown:
+            sys.stderr.write(
+                f"{self.unknown} documents not scored: the model does not know their label, such "
+                f"as '{printable(self.example[:60])}'\n"
+            )
+
+
 def _is_source(text: str) -> bool:
     """Tell a path, `-` or a hub name from a text to classify."""
     if text == "-" or text.startswith("hf://"):
         return True
     try:
-        if Path(text).exists():
+        if os.path.lexists(text):
             return True
     except (OSError, ValueError):  # too long for a path, or a NUL in it
         return False
     suffixes = {*TABLE_SUFFIXES, *TEXT_SUFFIXES} - {""}
-    if len(text.split()) == 1 and inner_suffix(Path(text)) in suffixes:
-        raise FileNotFoundError(f"{text}: no such file.")
+    is_line = len(text.splitlines()) == 1
+    is_word = len(text.split()) == 1
+    if (is_line and inner_suffix(Path(text)) in suffixes) or (is_word and os.path.dirname(text)):
+        raise FileNotFoundError(
+            f"{text}: no such file or folder. (To classify these words themselves, pipe them to "
+            "`han` and give `-` in their place.)"
+        )
     return False
 
 
-def _columns(command: argparse.Namespace) -> tuple[str, ...]:
-    return tuple(name.strip() for name in command.keep_columns.split(",") if name.strip())
+def _check_target(command: argparse.Namespace) -> None:
+    """Refuse an output that would destroy something, before any work is done for it."""
+    path = Path(command.output)
+    if path.exists() and not path.is_file():
+        raise ValueError(f"{path} is no regular file; name one, or leave `--output` out.")
+    for folder in path.parents:
+        if folder.exists() and not folder.is_dir():
+            raise ValueError(f"{folder} is no folder, so {path.name} cannot be written in it.")
+    if path.exists() and os.path.exists(command.input) and path.samefile(command.input):
+        raise ValueError(f"{path} is the input; name another file for `--output`.")
 
 
 def _load(model: str) -> Predictor:
@@ -138,12 +219,14 @@ def _load(model: str) -> Predictor:
     return load(model)
 
 
-def _score(predictions: Iterable[Prediction], scored: Counter[bool]) -> Iterator[Prediction]:
-    """Count right and wrong predictions of labelled documents as they pass."""
-    for prediction in predictions:
-        if prediction.true is not None:
-            scored[prediction.label == prediction.true] += 1
-        yield prediction
+def _short_line(prediction: Prediction, width: int) -> str:
+    """Return what a person wants of a prediction: the two likeliest classes, and the document."""
+    ranked = sorted(prediction.probabilities.items(), key=lambda item: -item[1])
+    classes = "   then ".join(
+        f"{printable(label):<{width}} {probability:6.1%}" for label, probability in ranked[:2]
+    )
+    notes = "  (cut short)" * prediction.truncated + "  (no words)" * prediction.empty
+    return f"{classes}   {printable(prediction.id)}{notes}"
 
 
 def _with_progress(items: Iterable[Item], description: str) -> Iterable[Item]:
@@ -155,7 +238,9 @@ def _with_progress(items: Iterable[Item], description: str) -> Iterable[Item]:
 
     def shown() -> Iterator[Item]:
         columns = (TextColumn(description), MofNCompleteColumn(), TimeElapsedColumn())
-        with Progress(*columns, console=Console(stderr=True)) as progress:
+        console = Console(stderr=True)
+        # Left alone, rich would send standard output, too, to this console.
+        with Progress(*columns, console=console, redirect_stdout=False) as progress:
             task = progress.add_task(description, total=None)
             for item in items:
                 progress.advance(task)
