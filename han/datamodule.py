@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import zipfile
+from collections.abc import Mapping
 from functools import cached_property
 from importlib.resources import files
 from pathlib import Path
@@ -24,11 +26,20 @@ from han.vocabulary import Vocabulary
 PAPER_EMBEDDING_SIZE = 200  # Yang et al. 2016, section 3.3
 
 
-class _Learned(NamedTuple):
-    """What a trained model fixes about reading texts."""
+class Learned(NamedTuple):
+    """What a trained model fixes for whoever reads text for it.
+
+    Attributes:
+        vocabulary: The words it knows, and the tokenizer.
+        labels: The classes' names.
+        options: Arguments of the network, and of `HANModule` where a checkpoint tells them.
+        steps: Updates of the weights so far, where a checkpoint tells them.
+    """
 
     vocabulary: Vocabulary
     labels: tuple[str, ...]
+    options: Mapping[str, Any]
+    steps: int = 0
 
 
 class HANDataModule(pl.LightningDataModule):
@@ -65,8 +76,12 @@ class HANDataModule(pl.LightningDataModule):
         num_workers: Processes that assemble batches ahead of time; 0 for none.
         cache_dir: Where encoded documents and downloaded vectors are kept; by default the user's
             cache folder.
-        vocabulary_from: A checkpoint or a model directory whose vocabulary and labels to use. The
-            command line sets it where a checkpoint is given.
+        vocabulary_from: A checkpoint or a model directory to read the documents for: its vocabulary
+            and labels are used, and `vectors`, `min_count` and the options of the tokenizer are
+            not. The command line sets it where a checkpoint is given.
+
+    Raises:
+        ValueError: A size is below 1.
     """
 
     def __init__(
@@ -97,6 +112,14 @@ class HANDataModule(pl.LightningDataModule):
         vocabulary_from: str | None = None,
     ) -> None:
         super().__init__()
+        sizes = {
+            "batch_size": batch_size,
+            "eval_batch_size": eval_batch_size,
+            "embedding_size": embedding_size,
+        }
+        for name, size in sizes.items():
+            if size is not None and size < 1:
+                raise ValueError(f"`{name}` must be at least 1, got {size}.")
         if vectors == "auto":
             vectors = BUILTIN if language == "en" else "none"
         self._options: dict[str, Any] = {  # of `prepare_corpus`
@@ -161,20 +184,22 @@ class HANDataModule(pl.LightningDataModule):
     @property
     def embedding_size(self) -> int:
         """Width E of the word vectors."""
+        if self._learned is not None:
+            return int(self._learned.options["embedding_size"])
         if self.pretrained is None:
             return self._embedding_size or PAPER_EMBEDDING_SIZE
         width: int = self.pretrained.matrix.shape[1]
         if self._embedding_size not in (None, width):
             raise ValueError(
                 f"The vectors `{self._vectors}` are {width} wide, `embedding_size` says "
-                f"{self._embedding_size}; leave it out, or choose `vectors: none`."
+                f"{self._embedding_size}; leave it out, or choose `vectors` none."
             )
         return width
 
     @cached_property
     def pretrained(self) -> PretrainedEmbedding | None:
         """The pretrained vectors of the vocabulary's words; None where there are none."""
-        if self._vectors is None:
+        if self._vectors is None or self._learned is not None:
             return None
         return embedding_matrix(
             self.vocabulary.words, self._vectors, cache_dir=self._cache / "vectors", seed=self._seed
@@ -232,14 +257,14 @@ class HANDataModule(pl.LightningDataModule):
             )
 
     @cached_property
-    def _learned(self) -> _Learned | None:
+    def _learned(self) -> Learned | None:
         if self._vocabulary_from is None:
             return None
         path = Path(self._vocabulary_from)
-        if path.suffix != ".ckpt":
-            bundle = Bundle.load(path)
-            return _Learned(bundle.vocabulary, bundle.labels)
-        return read_checkpoint_vocabulary(path)
+        if path.is_file():
+            return read_checkpoint(path)
+        bundle = Bundle.load(path)
+        return Learned(bundle.vocabulary, bundle.labels, bundle.network.options)
 
     def _documents(self, split: str) -> BatchDataset:
         if split not in self.corpus.splits:
@@ -278,21 +303,29 @@ class HANDataModule(pl.LightningDataModule):
         return self.trainer.world_size if self.trainer else 1
 
 
-def read_checkpoint_vocabulary(path: Path) -> _Learned:
-    """Return the vocabulary and the labels that a checkpoint was trained with.
+def read_checkpoint(path: Path) -> Learned:
+    """Return what the checkpoint of `HANModule` and `HANDataModule` knows; execute nothing in it.
 
     Raises:
-        ValueError: The file is not a checkpoint of `HANModule` and `HANDataModule`.
+        OSError: The file cannot be read.
+        ValueError: The file is not such a checkpoint.
     """
-    checkpoint = torch.load(path, weights_only=True, map_location="cpu", mmap=True)
+    problem = f"{path} is not a checkpoint that `han fit` wrote, or it is damaged; give another."
+    if not zipfile.is_zipfile(path):
+        raise ValueError(problem)
     try:
+        checkpoint = torch.load(path, weights_only=True, map_location="cpu", mmap=True)
         state = checkpoint[HANDataModule.__qualname__]
-        vocabulary = Vocabulary.from_json(state["vocabulary"], Tokenizer(**state["tokenizer"]))
-        return _Learned(vocabulary, tuple(state["labels"]))
-    except (KeyError, TypeError) as error:
-        raise ValueError(
-            f"{path} is not a checkpoint that `han fit` wrote: it lacks {error}."
-        ) from None
+        return Learned(
+            Vocabulary.from_json(state["vocabulary"], Tokenizer(**state["tokenizer"])),
+            tuple(state["labels"]),
+            checkpoint["hyper_parameters"],
+            checkpoint["global_step"],
+        )
+    except OSError:
+        raise
+    except Exception as error:  # a hostile file decides what is raised
+        raise ValueError(problem) from error
 
 
 def _bundled_corpus() -> str:

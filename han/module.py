@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import time
 from typing import Any, Literal
 
@@ -10,13 +11,15 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional
 from torch.optim import SGD, AdamW, Optimizer
-from torch.optim.lr_scheduler import OneCycleLR
-from torchmetrics import CatMetric, MetricCollection
+from torch.optim.lr_scheduler import LambdaLR
+from torchmetrics import CatMetric, MetricCollection, SumMetric
 from torchmetrics.classification import MulticlassAccuracy, MulticlassF1Score
 
 from han.batching import Batch
 from han.metrics import classification_figures
 from han.model import HANOutput, HierarchicalAttentionNetwork
+
+WARM_UP, FIRST_SHARE, LAST_SHARE = 0.2, 1 / 25, 1 / 250_000  # of the steps, of the peak rate twice
 
 
 class HANModule(pl.LightningModule):
@@ -44,6 +47,9 @@ class HANModule(pl.LightningModule):
         weight_decay: Decay of weight matrices; word vectors, biases and context vectors have none.
         schedule: `one_cycle` (Smith & Topin 2018: warm up, then anneal to nothing by the last
             epoch) or `constant`.
+
+    Raises:
+        ValueError: A size, a probability or a rate is out of range.
     """
 
     def __init__(
@@ -66,7 +72,17 @@ class HANModule(pl.LightningModule):
         schedule: Literal["one_cycle", "constant"] = "one_cycle",
     ) -> None:
         super().__init__()
-        self.save_hyperparameters()
+        if not 0 <= label_smoothing < 1:
+            raise ValueError(
+                f"`label_smoothing` must be at least 0 and below 1, got {label_smoothing}."
+            )
+        if learning_rate <= 0:
+            raise ValueError(f"`learning_rate` must be above 0, got {learning_rate}.")
+        if embedding_learning_rate < 0:
+            raise ValueError(
+                f"`embedding_learning_rate` must be at least 0, got {embedding_learning_rate}."
+            )
+        self.save_hyperparameters(logger=False)  # config.yaml has them
         self.network = HierarchicalAttentionNetwork(
             vocabulary_size,
             num_classes,
@@ -82,46 +98,67 @@ class HANModule(pl.LightningModule):
         metrics = MetricCollection(
             {
                 "accuracy": MulticlassAccuracy(num_classes, average="micro"),
-                "macro_f1": MulticlassF1Score(num_classes, average="macro"),
+                "macro_f1": _MacroF1(num_classes, average="none"),
             }
         )
         self.val_metrics = metrics.clone(prefix="val_")
         self.test_metrics = metrics.clone(prefix="test_")
         self.test_targets, self.test_predictions = CatMetric(), CatMetric()
+        self.test_words = SumMetric()
         self.test_figures: dict[str, Any] = {}
-        self._test_started, self._test_words = 0.0, 0
+        self._test_started = 0.0
 
     def forward(self, batch: Batch) -> HANOutput:
         """Compute logits and attention of a batch, see `HierarchicalAttentionNetwork`."""
         return self.network(batch)  # type: ignore[no-any-return]
 
     def setup(self, stage: str) -> None:
-        """Start training from the data module's pretrained vectors, where it has some."""
+        """Start training from the data module's pretrained vectors, where it has some.
+
+        Raises:
+            ValueError: They are not of the network's shape.
+        """
         matrix = getattr(self._datamodule, "embedding_matrix", None) if stage == "fit" else None
-        if matrix is not None:
-            with torch.no_grad():
-                self.network.embedding.weight.copy_(torch.from_numpy(matrix))
+        if matrix is None:
+            return
+        weight = self.network.embedding.weight
+        if matrix.shape != weight.shape:
+            raise ValueError(
+                f"The data module's word vectors are {matrix.shape[0]} x {matrix.shape[1]}, the "
+                f"network's {weight.shape[0]} x {weight.shape[1]}; give it the data module's "
+                "`vocabulary_size` and `embedding_size`."
+            )
+        with torch.no_grad():
+            weight.copy_(torch.from_numpy(matrix))
 
     def training_step(self, batch: Batch, batch_index: int) -> Tensor:
         """Return the mean cross-entropy (nats) against smoothed targets (eq. 12)."""
         loss = functional.cross_entropy(
             self(batch).logits, _targets(batch), label_smoothing=self.hparams["label_smoothing"]
         )
-        self.log("train_loss", loss, prog_bar=True, on_epoch=True, batch_size=len(batch))
+        self.log(
+            "train_loss",
+            loss,
+            prog_bar=True,
+            on_epoch=True,
+            batch_size=len(batch),
+            sync_dist=True,
+        )
         return loss
 
     def validation_step(self, batch: Batch, batch_index: int) -> None:
         """Log the cross-entropy (nats), accuracy and macro-F1 over the validation split."""
         logits, targets = self(batch).logits, _targets(batch)
         self.val_metrics.update(logits, targets)
-        self.log("val_loss", functional.cross_entropy(logits, targets), batch_size=len(batch))
+        loss = functional.cross_entropy(logits, targets)
+        self.log("val_loss", loss, batch_size=len(batch), sync_dist=True)
         self.log_dict(self.val_metrics, prog_bar=True, batch_size=len(batch))
 
     def on_test_epoch_start(self) -> None:
         """Start the clock and forget the last test."""
-        self.test_targets.reset()
-        self.test_predictions.reset()
-        self._test_started, self._test_words = time.perf_counter(), 0
+        for metric in (self.test_targets, self.test_predictions, self.test_words):
+            metric.reset()
+        self._test_started = time.perf_counter()
 
     def test_step(self, batch: Batch, batch_index: int) -> None:
         """Log the cross-entropy (nats), accuracy and macro-F1 over the test split."""
@@ -129,8 +166,9 @@ class HANModule(pl.LightningModule):
         self.test_metrics.update(logits, targets)
         self.test_targets.update(targets)
         self.test_predictions.update(logits.argmax(1))
-        self._test_words += len(batch.tokens)
-        self.log("test_loss", functional.cross_entropy(logits, targets), batch_size=len(batch))
+        self.test_words.update(len(batch.tokens))
+        loss = functional.cross_entropy(logits, targets)
+        self.log("test_loss", loss, batch_size=len(batch), sync_dist=True)
         self.log_dict(self.test_metrics, batch_size=len(batch))
 
     def on_test_epoch_end(self) -> None:
@@ -142,7 +180,7 @@ class HANModule(pl.LightningModule):
         self.test_figures = {
             **figures,
             "seconds": seconds,
-            "words_per_second": self._test_words / seconds,
+            "words_per_second": float(self.test_words.compute()) / seconds,
         }
 
     def on_test_end(self) -> None:
@@ -164,10 +202,7 @@ class HANModule(pl.LightningModule):
                 "`schedule: one_cycle` must know how long training takes; set "
                 "`--trainer.max_epochs`, or `--model.schedule constant`."
             )
-        peaks = [group["lr"] for group in optimizer.param_groups]
-        scheduler = OneCycleLR(
-            optimizer, peaks, total_steps=int(steps), pct_start=0.2, cycle_momentum=False
-        )
+        scheduler = LambdaLR(optimizer, lambda step: _one_cycle(step, int(steps)))
         return {
             "optimizer": optimizer,
             "lr_scheduler": {"scheduler": scheduler, "interval": "step"},
@@ -197,6 +232,27 @@ class HANModule(pl.LightningModule):
         """The classes' names, or their numbers where no data module tells them."""
         numbers = map(str, range(self.hparams["num_classes"]))
         return tuple(getattr(self._datamodule, "labels", numbers))
+
+
+class _MacroF1(MulticlassF1Score):
+    """The mean of every class's F1, also of one that does not occur, as in the final figures."""
+
+    def compute(self) -> Tensor:
+        return super().compute().mean()
+
+
+def _one_cycle(step: int, steps: int) -> float:
+    """Return the learning rate after `step` of `steps` updates, as a share of its peak.
+
+    The values are those of `torch.optim.lr_scheduler.OneCycleLR`, which cannot go on when a run is
+    resumed to train for longer, and fails where the warm-up is one step long.
+    """
+    peak, last = WARM_UP * steps - 1, steps - 1
+    if step < peak:
+        start, end, done = FIRST_SHARE, 1.0, step / peak
+    else:
+        start, end, done = 1.0, LAST_SHARE, min(1.0, (step - peak) / (last - peak))
+    return end + (start - end) / 2 * (1 + math.cos(math.pi * done))
 
 
 def _targets(batch: Batch) -> Tensor:

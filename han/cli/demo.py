@@ -35,10 +35,14 @@ def demo(run_dir: str | None) -> None:
         "minute.\n"
     )
     place = () if run_dir is None else (f"--run_dir={run_dir}",)
-    directory = run(["fit", *ARGUMENTS, *place]).run_dir
+    directory = run(["fit", *ARGUMENTS, "--trainer.devices=1", *place]).run_dir
     predictor = load(directory)
     corpus = Path(str(files("han") / "data" / "arxiv8.jsonl.gz"))
-    test = [document for document in read_documents(corpus) if document.split == "test"]
+    test = [
+        document
+        for document in read_documents(corpus, id_column="title")
+        if document.split == "test"
+    ]
     report = directory / "report.html"
     explanations = list(predictor.explain_documents(test))
     write_report(report, explanations, title="Topics of arXiv abstracts")

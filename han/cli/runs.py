@@ -5,6 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 
 ROOT = Path("runs")
+CHECKPOINT_FOLDER = "checkpoints"
 CHECKPOINTS = ("best", "last")
 
 
@@ -19,6 +20,12 @@ def new_run(name: str) -> Path:
         except FileExistsError:  # another process was faster
             continue
         return directory
+
+
+def run_of(checkpoint: Path) -> Path | None:
+    """Return the run directory that a checkpoint file lies in; None where it lies elsewhere."""
+    folder = checkpoint.parent
+    return folder.parent if folder.name == CHECKPOINT_FOLDER else None
 
 
 def find_checkpoint(path: str, run_dir: str | None, name: str) -> Path:
@@ -45,12 +52,13 @@ def find_checkpoint(path: str, run_dir: str | None, name: str) -> Path:
         folder = ROOT / name
         candidates = [folder / str(number) for number in sorted(_numbers(folder), reverse=True)]
     for run in candidates:
-        checkpoint = run / "checkpoints" / f"{path}.ckpt"
+        checkpoint = run / CHECKPOINT_FOLDER / f"{path}.ckpt"
         if checkpoint.is_file():
             return checkpoint
     where = run_dir or f"any run in {ROOT / name}"
     raise FileNotFoundError(
-        f"There is no checkpoint `{path}` in {where}; give the path of one, or `--run_dir`."
+        f"There is no checkpoint `{path}` in {where}; give --ckpt_path a file or a run directory, "
+        "or --name the name of the runs."
     )
 
 

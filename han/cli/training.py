@@ -2,36 +2,38 @@
 
 from __future__ import annotations
 
+import inspect
 import json
 import logging
+import math
 import os
 import re
 import sys
 import warnings
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from pathlib import Path
-from typing import Any, cast
+from typing import Any, Literal, cast
 
 import pytorch_lightning as pl
 import torch
 from jsonargparse import Namespace
+from jsonargparse.typing import NonNegativeInt
+from lightning_fabric.utilities.exceptions import MisconfigurationException
 from pytorch_lightning.callbacks import EarlyStopping, ModelCheckpoint, RichProgressBar
-from pytorch_lightning.cli import (
-    ArgsType,
-    LightningArgumentParser,
-    LightningCLI,
-    SaveConfigCallback,
-)
-from pytorch_lightning.loggers import CSVLogger
+from pytorch_lightning.cli import ArgsType, LightningArgumentParser, LightningCLI
+from rich.console import Console
+from rich.table import Table
 
 from han.atomic import atomic_file
 from han.bundle import Bundle
-from han.cli.runs import find_checkpoint, new_run
-from han.datamodule import HANDataModule
+from han.cli.recording import CONFIG, METRICS, AtomicCheckpointIO, ConfigFile, metrics_file
+from han.cli.runs import CHECKPOINT_FOLDER, find_checkpoint, new_run, run_of
+from han.datamodule import HANDataModule, Learned, read_checkpoint
 from han.module import HANModule
 from han.records import write_records
 
 MODEL, TEST_METRICS, PREDICTIONS = "model", "test_metrics.json", "predictions.jsonl"
+SPLITS = {"fit": "train", "validate": "validation", "test": "test", "predict": "predict"}
 _RUN_DIR = "HAN_RUN_DIR"  # tells the processes that Lightning launches which run they belong to
 _DEFAULTS: dict[str, Any] = {
     "max_epochs": 12,
@@ -39,7 +41,19 @@ _DEFAULTS: dict[str, Any] = {
     "log_every_n_steps": 10,
     "num_sanity_val_steps": 0,
     "enable_model_summary": False,
+    "use_distributed_sampler": False,  # our samplers share the documents themselves
 }
+_HARMLESS = (
+    ".*does not have many workers.*",  # the main process gathers batches faster than others do
+    ".*args parameter is intended to run from within Python.*",  # it is how `han` passes them
+    ".*`isinstance\\(treespec, LeafSpec\\)` is deprecated.*",  # Lightning's to mend
+    ".*is smaller than the logging interval.*",  # every epoch is logged all the same
+    # Where a run goes on: `metrics_file` keeps what was logged, and the checkpoints are its own.
+    "Experiment logs directory .* exists and is not empty.*",
+    "Checkpoint directory .* exists and is not empty.*",
+    "`ModelCheckpoint\\(monitor=.*could not find the monitored key.*",  # `after_fit` says it
+    "The dirpath has changed .*",  # where it goes on in another directory, with a best of its own
+)
 
 
 def run(args: Sequence[str]) -> HANCLI:
@@ -50,35 +64,79 @@ def run(args: Sequence[str]) -> HANCLI:
 
     Returns:
         The command line with all that it made: `run_dir`, `model`, `datamodule`, `trainer`.
+
+    Raises:
+        argparse.ArgumentError: The command line is wrong.
+        ValueError: An option or the documents are unfit.
+        OSError: A file cannot be read or written.
     """
-    logging.getLogger("pytorch_lightning").setLevel(logging.WARNING)
-    # Batches are gathered from memory-mapped arrays; worker processes gain nothing by default.
-    warnings.filterwarnings("ignore", ".*does not have many workers.*")
-    return HANCLI(
-        HANModule,
-        HANDataModule,
-        args=list(args),
-        trainer_defaults=_DEFAULTS,
-        seed_everything_default=0,
-        save_config_callback=_SaveConfig,
-        save_config_kwargs={"save_to_log_dir": False},
-        auto_configure_optimizers=False,
-        parser_kwargs={"prog": "han", "exit_on_error": False},
-    )
+    for library in ("pytorch_lightning", "lightning_fabric"):
+        logging.getLogger(library).setLevel(logging.WARNING)
+    for message in _HARMLESS:
+        warnings.filterwarnings("ignore", message)
+    launched = _RUN_DIR in os.environ
+    try:
+        return HANCLI(args)
+    except (MisconfigurationException, ValueError, OSError) as error:
+        if isinstance(error, OSError) and error.errno is not None:
+            raise  # the system's words
+        raise ValueError(_naming_options(str(error))) from error
+    finally:
+        if not launched:
+            os.environ.pop(_RUN_DIR, None)
 
 
 class HANCLI(LightningCLI):
-    """The training commands; everything that they write goes to one run directory."""
+    """The training commands; everything that they write goes to one run directory.
+
+    Args:
+        args: The command line after `han`.
+    """
 
     run_dir: Path
 
+    def __init__(self, args: Sequence[str]) -> None:
+        self._made: Path | None = None
+        self._trained: Learned | None = None  # what the checkpoint that is given knows
+        self._checkpoint: ModelCheckpoint | None = None
+        self._stopping: EarlyStopping | None = None
+        try:
+            super().__init__(
+                HANModule,
+                HANDataModule,
+                args=list(args),
+                trainer_defaults=dict(_DEFAULTS),
+                save_config_callback=None,  # see `ConfigFile`
+                auto_configure_optimizers=False,
+                load_from_checkpoint_support=False,  # plain arguments need none
+                parser_kwargs={"prog": "han", "exit_on_error": False},
+            )
+        finally:
+            if self._made is not None and not any(self._made.iterdir()):
+                os.removedirs(self._made)
+
+    @staticmethod
+    def subcommands() -> dict[str, set[str]]:
+        """Return the commands, each with the arguments of the trainer's method that it decides."""
+        decided = {"ckpt_path", "weights_only", "verbose", "return_predictions"}
+        return {name: skip | decided for name, skip in LightningCLI.subcommands().items()}
+
+    def add_default_arguments_to_parser(self, parser: LightningArgumentParser) -> None:
+        """Add the seed."""
+        parser.add_argument(
+            "--seed_everything",
+            type=NonNegativeInt,
+            default=0,
+            help="Decides everything that is random; the same seed gives the same network.",
+        )
+
     def add_arguments_to_parser(self, parser: LightningArgumentParser) -> None:
-        """Add the run's name and place, and the two callbacks that every training has."""
+        """Add the run's name and place, the checkpoint, and what decides when to stop."""
         parser.add_argument(
             "--name",
             type=str | None,
             default=None,
-            help="Name of the run: it goes to runs/<name>/<n> (default: that of the train file).",
+            help="Name of the run: it goes to runs/<name>/<n> (default: that of the documents).",
         )
         parser.add_argument(
             "--run_dir",
@@ -86,111 +144,159 @@ class HANCLI(LightningCLI):
             default=None,
             help="Directory of the run, instead of runs/<name>/<n>.",
         )
-        parser.add_lightning_class_args(ModelCheckpoint, "checkpoint")
-        parser.add_lightning_class_args(EarlyStopping, "early_stopping")
-        parser.set_defaults(
-            {
-                "checkpoint.monitor": "val_loss",
-                "checkpoint.filename": "best",
-                "checkpoint.save_last": True,
-                "checkpoint.enable_version_counter": False,
-                "early_stopping.monitor": "val_loss",
-                "early_stopping.patience": 5,
-            }
+        parser.add_argument(
+            "--ckpt_path",
+            type=str | None,
+            default=None,
+            help="Checkpoint to use, or for fit to go on from: a file, a run directory (its best "
+            "one), or best or last of --run_dir or else of the latest run of --name.",
         )
+        parser.add_argument(
+            "--monitor",
+            type=Literal["val_loss", "val_accuracy", "val_macro_f1"],
+            default="val_loss",
+            help="Which figure of the validation documents makes a checkpoint the best.",
+        )
+        parser.add_argument(
+            "--patience",
+            type=NonNegativeInt,
+            default=5,
+            help="Training stops when the figure has not improved for so many validations.",
+        )
+        parser.link_arguments("seed_everything", "data.seed")
         for size in ("vocabulary_size", "num_classes", "embedding_size"):
             parser.link_arguments(f"data.{size}", f"model.{size}", apply_on="instantiate")
 
     def parse_arguments(self, parser: LightningArgumentParser, args: ArgsType) -> None:
         """Parse, then find the checkpoint that is meant and read its vocabulary before all else."""
         super().parse_arguments(parser, args)
-        config = self._config
+        command, config = self.config.subcommand, self._config
         if config.name is None:
             config.name = _name(config.data)
         if config.ckpt_path is not None:
             checkpoint = find_checkpoint(config.ckpt_path, config.run_dir, config.name)
-            config.ckpt_path = str(checkpoint)
-            config.data.vocabulary_from = str(checkpoint)
-        elif self.config.subcommand != "fit":
+            self._trained = read_checkpoint(checkpoint)
+            self._refuse_other_network(command, self._trained)
+            config.ckpt_path = config.data.vocabulary_from = str(checkpoint)
+        elif command != "fit":
             raise ValueError(
-                f"`han {self.config.subcommand}` needs a trained network: give --ckpt_path a file, "
-                "a run directory, or best."
+                f"`han {command}` needs a trained network: give --ckpt_path a file, a run "
+                "directory, or best."
             )
+        _leave_out_other_documents(command, config.data)
 
     def before_instantiate_classes(self) -> None:
         """Choose the run directory."""
         config = self._config
-        resumed = Path(config.ckpt_path).parent.parent if config.ckpt_path else None
+        resumed = None
+        if self.subcommand == "fit" and config.ckpt_path is not None:
+            resumed = run_of(Path(config.ckpt_path))
         if _RUN_DIR in os.environ:
             self.run_dir = Path(os.environ[_RUN_DIR])
-        elif config.run_dir is not None:
+            return
+        if config.run_dir is not None:
             self.run_dir = Path(config.run_dir)
-        elif self.config.subcommand == "fit" and resumed is not None:
+            if not self.run_dir.exists():
+                self.run_dir.mkdir(parents=True)
+                self._made = self.run_dir
+        elif resumed is not None:
             self.run_dir = resumed
         else:
-            self.run_dir = new_run(config.name)
-        if self.config.subcommand == "fit" and resumed != self.run_dir:
-            _refuse_used(self.run_dir)
+            self.run_dir = self._made = new_run(config.name)
         os.environ[_RUN_DIR] = str(self.run_dir)
-        config.checkpoint.dirpath = str(self.run_dir / "checkpoints")
+        if self.subcommand == "fit" and (resumed is None or not self.run_dir.samefile(resumed)):
+            _refuse_used(self.run_dir)
 
     def instantiate_trainer(self, **kwargs: Any) -> pl.Trainer:  # noqa: ANN401  # Lightning's own
-        """Log to the run directory, and show progress on standard error."""
-        trainer = self._config.trainer
-        if trainer.logger in (None, True):
-            kwargs["logger"] = CSVLogger(self.run_dir, name="", version="")
-        if trainer.enable_progress_bar is not False:
-            bar = RichProgressBar(console_kwargs={"stderr": True})
-            kwargs["callbacks"] = [
-                *(self.config_init[self.subcommand].trainer.callbacks or []),
-                bar,
-            ]
-        return super().instantiate_trainer(**kwargs)
+        """Log to the run directory, keep checkpoints there, and show progress on standard error."""
+        given = self.config_init[self.subcommand].trainer
+        callbacks: list[pl.Callback] = []
+        if given.enable_progress_bar is not False:
+            callbacks.append(RichProgressBar(console_kwargs={"stderr": True}))
+        loggers = _listed(given.logger)
+        if self.subcommand == "fit" and not given.fast_dev_run:
+            callbacks += self._training_callbacks()
+            steps = self._trained.steps if self._trained else 0
+            loggers = [metrics_file(self.run_dir, steps), *loggers]
+        self.trainer_defaults["callbacks"] = callbacks
+        plugins = [*_listed(given.plugins), AtomicCheckpointIO()]
+        return super().instantiate_trainer(**kwargs, logger=loggers or False, plugins=plugins)
+
+    def before_fit(self) -> None:
+        """Say what was read."""
+        if self.trainer.is_global_zero:
+            _describe(self.datamodule)
+
+    def fit(self, **kwargs: Any) -> None:  # noqa: ANN401  # what Lightning's has
+        """Train; when interrupted, say how to go on."""
+        try:
+            self.trainer.fit(**kwargs, ckpt_path=self._config.ckpt_path, weights_only=True)
+        except SystemExit:  # Lightning makes this of an interrupt
+            if (self.run_dir / CHECKPOINT_FOLDER / "last.ckpt").is_file():
+                sys.stderr.write(
+                    "To go on after the last whole epoch, give the same command with "
+                    f"--run_dir {self.run_dir} --ckpt_path last.\n"
+                )
+            raise KeyboardInterrupt from None
 
     def after_fit(self) -> None:
         """Test the best checkpoint, if there are test documents, and write the model directory."""
-        best = self.trainer.checkpoint_callback.best_model_path  # type: ignore[union-attr]
-        if not best:
-            return  # fast_dev_run and the like keep no checkpoint
-        figures = None
-        if "test" in self.datamodule.corpus.splits:
-            self.trainer.test(self.model, self.datamodule, ckpt_path=best, verbose=False)
-            figures = self._write_figures()
-        else:
-            state = torch.load(best, weights_only=True, map_location="cpu")["state_dict"]
-            self.model.load_state_dict(state)
-        if self.trainer.is_global_zero:
-            facts = {"data": self.datamodule.corpus.summary, "training": dict(self.model.hparams)}
-            bundle = Bundle(
-                self.model.network,
-                self.datamodule.vocabulary,
-                self.datamodule.labels,
-                facts | ({"metrics": figures} if figures else {}),
+        checkpoint, stopping = self._checkpoint, self._stopping
+        if checkpoint is None or stopping is None:
+            return  # fast_dev_run tries whether everything runs, and keeps nothing
+        if not checkpoint.best_model_path:
+            raise ValueError(
+                "Training ended before any validation, so that there is no model; let it run for "
+                "an epoch at least (--trainer.max_epochs, --trainer.max_steps) and validate."
             )
-            bundle.save(self.run_dir / MODEL)
+        reason = stopping.stopping_reason_message
+        if self.trainer.should_stop and reason and self.trainer.is_global_zero:
+            sys.stderr.write(f"Stopped after epoch {self.trainer.current_epoch}. {reason}\n")
+        score = checkpoint.best_model_score  # None where the best is of a run in another directory
+        if score is not None and not score.isfinite():
+            raise ValueError(f"{_DIVERGED} ({self.run_dir / METRICS}).")
+        self._load_weights(checkpoint.best_model_path)
+        facts = {"data": self.datamodule.corpus.summary, "training": dict(self.model.hparams)}
+        if "test" in self.datamodule.corpus.splits:
+            self.trainer.test(self.model, self.datamodule, verbose=False)
+            facts["metrics"] = self._write_figures()
+        if self.trainer.is_global_zero:
+            vocabulary, labels = self.datamodule.vocabulary, self.datamodule.labels
+            Bundle(self.model.network, vocabulary, labels, facts).save(self.run_dir / MODEL)
             sys.stdout.write(f"model: {self.run_dir / MODEL}\n")
-
-    def after_test(self) -> None:
-        """Write the figures."""
-        self._write_figures()
 
     def validate(self, **kwargs: Any) -> None:  # noqa: ANN401  # what Lightning's has
         """Compute and print the figures of the validation documents."""
+        self._load_weights(self._config.ckpt_path)
         (figures,) = self.trainer.validate(**kwargs, verbose=False)
         if self.trainer.is_global_zero:
             sys.stdout.write(json.dumps(figures, indent=2) + "\n")
 
     def test(self, **kwargs: Any) -> None:  # noqa: ANN401  # what Lightning's has
-        """Compute the figures of the test documents."""
+        """Compute, print and write the figures of the test documents."""
+        self._load_weights(self._config.ckpt_path)
         self.trainer.test(**kwargs, verbose=False)
+        self._write_figures()
 
     def predict(self, **kwargs: Any) -> None:  # noqa: ANN401  # what Lightning's has
         """Classify the documents of `--data.predict` and write prediction records."""
+        self._load_weights(self._config.ckpt_path)
         batches: Any = self.trainer.predict(**kwargs)  # a list of what `predict_step` returned
-        probabilities = torch.cat(batches).tolist()
+        rows = [row for batch in batches for row in batch.tolist()]
+        if self.trainer.world_size > 1:
+            shares: list[list[list[float]]] = [[]] * self.trainer.world_size
+            torch.distributed.all_gather_object(shares, rows)
+            rows = [row for share in shares for row in share]  # contiguous shares, by rank
+        if self.trainer.is_global_zero:
+            path = self.run_dir / PREDICTIONS
+            write_records(path, self._records(rows), self.datamodule.labels)
+            sys.stdout.write(f"predictions: {path}\n")
+
+    def _records(self, rows: Sequence[Sequence[float]]) -> Iterator[dict[str, Any]]:
+        """Yield the prediction record of each document."""
         documents, labels = self.datamodule.corpus.splits["predict"], self.datamodule.labels
-        records = (
-            {
+        for index, row in enumerate(rows):
+            yield {
                 "id": documents.ids[index],
                 "label": labels[max(range(len(row)), key=row.__getitem__)],
                 "probability": max(row),
@@ -198,17 +304,55 @@ class HANCLI(LightningCLI):
                 "truncated": bool(documents.truncated[index]),
                 "empty": bool(documents.words_per_document[index] == 0),
             }
-            for index, row in enumerate(probabilities)
-        )
-        write_records(self.run_dir / PREDICTIONS, records, labels)
-        sys.stdout.write(f"predictions: {self.run_dir / PREDICTIONS}\n")
 
     @property
     def _config(self) -> Namespace:
         return cast(Namespace, self.config[self.config.subcommand])
 
+    def _as_yaml(self) -> str:
+        """Return what this run is, without where it goes and where it goes on from."""
+        config = self._config.clone()
+        if config.ckpt_path is not None:
+            config.data.vocabulary_from = None
+        config.run_dir = config.ckpt_path = None
+        return str(self._parser(self.subcommand).dump(config, skip_unset=False))
+
+    def _refuse_other_network(self, command: str, trained: Learned) -> None:
+        """Refuse options of the network that the checkpoint's own would silently replace."""
+        defaults = self._parser(command).get_defaults().model
+        for name, value in self._config.model.items():
+            own = trained.options.get(name, value)
+            if value not in (own, defaults.get(name)):
+                raise ValueError(
+                    f"--model.{name} is {value}, but the checkpoint was trained with {own}, which "
+                    "stays; leave the option out."
+                )
+
+    def _training_callbacks(self) -> list[pl.Callback]:
+        monitor = self._config.monitor
+        mode = "min" if monitor == "val_loss" else "max"
+        self._checkpoint = ModelCheckpoint(
+            self.run_dir / CHECKPOINT_FOLDER,
+            "best",
+            monitor=monitor,
+            mode=mode,
+            save_last=True,
+            enable_version_counter=False,
+        )
+        # int: a checkpoint that holds jsonargparse's own would not load.
+        patience = int(self._config.patience)
+        self._stopping = EarlyStopping(monitor, mode=mode, patience=patience, strict=False)
+        return [self._checkpoint, self._stopping, ConfigFile(self.run_dir, self._as_yaml())]
+
+    def _load_weights(self, path: str) -> None:
+        """Load the weights alone, and not what training needs to go on."""
+        checkpoint = torch.load(path, weights_only=True, map_location="cpu")
+        self.model.load_state_dict(checkpoint["state_dict"])
+
     def _write_figures(self) -> dict[str, Any]:
         figures: dict[str, Any] = self.model.test_figures
+        if not math.isfinite(figures["loss"]):
+            raise ValueError(f"{_DIVERGED}.")
         if self.trainer.is_global_zero:
             with atomic_file(self.run_dir / TEST_METRICS) as file:
                 json.dump(figures, file, ensure_ascii=False, indent=2)
@@ -220,18 +364,52 @@ class HANCLI(LightningCLI):
         return figures
 
 
-class _SaveConfig(SaveConfigCallback):
-    """Write `config.yaml` to the run directory when training starts, and never otherwise."""
+_DIVERGED = "Training diverged, the loss is not a finite number; lower `learning_rate`"
 
-    def save_config(self, trainer: pl.Trainer, pl_module: pl.LightningModule, stage: str) -> None:
-        if stage == "fit":
-            config = self.config.clone()
-            for key in ("run_dir", "ckpt_path"):  # where this run is, not what it is
-                config[key] = None
-            config.checkpoint.dirpath = None
-            config.data.vocabulary_from = None
-            with atomic_file(Path(os.environ[_RUN_DIR]) / "config.yaml") as file:
-                file.write(self.parser.dump(config, skip_none=False))
+
+def _describe(data: HANDataModule) -> None:
+    """Write the counts of documents, sentences, words and skipped rows to standard error."""
+    console = Console(stderr=True)
+    table = Table(box=None, pad_edge=False)
+    for heading in ("documents", "count", "sentences", "words", "unknown", "empty", "cut"):
+        table.add_column(heading, justify="left" if heading == "documents" else "right")
+    for split, counts in data.corpus.summary.items():
+        unknown = counts["unknown_words"] / max(1, counts["words"])
+        numbers = [counts[key] for key in ("documents", "sentences", "words")]
+        flagged = [counts[key] for key in ("empty", "truncated")]
+        table.add_row(
+            split, *(f"{n:,}" for n in numbers), f"{unknown:.1%}", *(f"{n:,}" for n in flagged)
+        )
+    console.print(table)
+    for split, counts in data.corpus.summary.items():
+        for reason, count in counts["skipped"].items():
+            console.print(f"skipped {count:,} of {split}: {reason}", markup=False)
+    found = ""
+    if data.pretrained is not None:
+        share = data.pretrained.found / max(1, data.vocabulary_size - 1)
+        found = f", {share:.1%} of them with a pretrained vector"
+    console.print(f"{data.num_classes} classes, {data.vocabulary_size - 1:,} words{found}")
+
+
+def _leave_out_other_documents(command: str, data: Namespace) -> None:
+    """Do not read documents that a command has no use for, and see that it has some."""
+    split = SPLITS[command]
+    if data[split] is None and (data.train is None or split == "predict"):
+        own = (
+            "" if split in ("train", "predict") else f" (or --data.train, if some are for {split})"
+        )
+        raise ValueError(f"`han {command}` needs documents: give --data.{split}{own}.")
+    if split == "train":
+        data.predict = None
+    elif data[split] is not None:
+        for other in {"train", "validation", "test", "predict"} - {split}:
+            data[other] = None
+
+
+def _listed(value: Any) -> list[Any]:  # noqa: ANN401  # how the trainer takes loggers and plugins
+    if value is None or isinstance(value, bool):
+        return []
+    return list(value) if isinstance(value, list) else [value]
 
 
 def _name(data: Namespace) -> str:
@@ -241,9 +419,23 @@ def _name(data: Namespace) -> str:
     return re.sub(r"[^\w-]+", "-", stem).strip("-") or "run"
 
 
+def _naming_options(message: str) -> str:
+    """Call arguments what the command line calls them: `train` is `--data.train`."""
+    options = {
+        name: f"--{group}.{name}"
+        for group, made in (("model", HANModule), ("data", HANDataModule))
+        for name in inspect.signature(made).parameters
+    }
+    options["seed"] = "--seed_everything"
+    return re.sub(r"`(\w+)`", lambda found: f"`{options.get(found[1], found[1])}`", message)
+
+
 def _refuse_used(run_dir: Path) -> None:
-    if (run_dir / "checkpoints").exists():
+    taken = [
+        name for name in (CONFIG, METRICS, CHECKPOINT_FOLDER, MODEL) if (run_dir / name).exists()
+    ]
+    if taken:
         raise ValueError(
-            f"{run_dir} holds a run already; choose another --run_dir, or --ckpt_path last to "
-            "continue that one."
+            f"{run_dir} holds a run already ({', '.join(taken)}); choose another --run_dir, or "
+            "--ckpt_path last to go on with that run."
         )

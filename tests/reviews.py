@@ -1,0 +1,64 @@
+"""Made-up reviews that a tiny network tells apart, and how to train one on them quickly."""
+
+from __future__ import annotations
+
+import csv
+from collections.abc import Sequence
+from pathlib import Path
+
+from han.cli import main
+
+OPINIONS = {
+    "bad": ["awful", "cold", "slow", "rude", "wrong"],
+    "good": ["lovely", "great", "nice", "tasty", "friendly"],
+}
+OTHERS = ["the", "soup", "waiter", "was", "here", "and", "place", "very", "table", "we"]
+COLUMNS = ("id", "text", "label", "split")
+Row = tuple[str, str, str, str]
+
+# No pretrained vectors, a network of a few hundred weights, two passes.
+NETWORK = ("--data.vectors=none", "--data.embedding_size=8", "--model.hidden_size=4")
+QUICK = (*NETWORK, "--model.attention_size=4", "--trainer.max_epochs=2", "--data.cache_dir=cache")
+
+
+def rows(count: int = 40) -> list[Row]:
+    """Return documents of two sentences: the last 8 for test, the 6 before for validation."""
+    made = []
+    for i in range(count):
+        label = ("bad", "good")[i % 2]
+        words = [OTHERS[(i * 7 + k * 3) % 10] for k in range(4 + i % 5)]
+        words += [OPINIONS[label][(i + k) % 5] for k in range(3)]
+        text = f"{' '.join(words[2:]).capitalize()}. {' '.join(words[:2])}!"
+        split = "test" if i >= count - 8 else "validation" if i >= count - 14 else "train"
+        made.append((f"d{i}", text, label, split))
+    return made
+
+
+def write_rows(
+    path: Path, content: Sequence[Sequence[str]], columns: Sequence[str] = COLUMNS
+) -> Path:
+    """Write a CSV file."""
+    with open(path, "w", encoding="utf-8", newline="") as file:
+        csv.writer(file).writerows([columns, *content])
+    return path
+
+
+def write_reviews(path: Path, count: int = 40) -> Path:
+    """Write the documents with their splits."""
+    return write_rows(path, rows(count))
+
+
+def read_csv(path: Path) -> list[dict[str, str]]:
+    """Read a CSV file."""
+    with open(path, encoding="utf-8", newline="") as file:
+        return list(csv.DictReader(file))
+
+
+def han(*args: str | Path) -> int:
+    """Run a command as `han` does, and return its exit status."""
+    return main([str(arg) for arg in args])
+
+
+def fit(*args: str | Path) -> int:
+    """Train quickly on `reviews.csv`."""
+    return han("fit", "--data.train=reviews.csv", *QUICK, *args)
