@@ -85,6 +85,22 @@ class Batch:
         """Return the number of documents B."""
         return len(self.sentences_per_document)
 
+    def drop_sentences(self, dropped: torch.Tensor) -> Batch:
+        """Return the batch without the sentences that `dropped` marks, bool (S,).
+
+        A document of which no sentence would be left keeps all of them.
+        """
+        documents = torch.arange(len(self), device=dropped.device)
+        documents = documents.repeat_interleave(self.sentences_per_document)  # (S,)
+        left = torch.bincount(documents[~dropped], minlength=len(self))
+        kept = ~dropped | (left == 0)[documents]
+        return Batch(
+            self.tokens[kept.repeat_interleave(self.words_per_sentence)],
+            self.words_per_sentence[kept],
+            torch.bincount(documents[kept], minlength=len(self)),
+            self.labels,
+        )
+
     def to(self, device: torch.device | str, non_blocking: bool = False) -> Batch:
         """Copy the batch to `device`; `non_blocking` needs pinned memory to have an effect."""
         return Batch(

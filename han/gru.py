@@ -54,6 +54,7 @@ class RaggedGRU(nn.GRU):
             torch.stack, zip(forwards, backwards, strict=True)
         )
         projected = torch.addmm(bias_ih.flatten(), inputs, weight_ih.flatten(0, 1).t())  # (U, 6H)
+        projected = projected.to(weight_hh.dtype)  # autocast may have narrowed it
         return _Recurrence.apply(projected, weight_hh, bias_hh, rows, packing)  # type: ignore[no-any-return, no-untyped-call]
 
     def _forward_packed(self, inputs: Tensor, packing: Packing) -> Tensor:
@@ -112,6 +113,7 @@ class _Recurrence(torch.autograd.Function):
 
     The steps' arrays are laid out step by step, in each step the forward direction's sequences and
     then the backward direction's, so that a step is one contiguous block of 2 x batch_size rows.
+    Autocast leaves it alone, since every product is written in place or to a given tensor.
     """
 
     @staticmethod

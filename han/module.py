@@ -39,6 +39,7 @@ class HANModule(pl.LightningModule):
         embedding_dropout: Dropout of word vectors, the same wherever a word occurs in a batch.
         encoder_dropout: Dropout of the hidden states of both GRUs.
         classifier_dropout: Dropout of the document vector.
+        sentence_dropout: Probability of leaving a sentence out of a training document.
         label_smoothing: Share of each target's probability that is spread over all classes.
         optimizer: `adamw`, or `sgd` with momentum as in the paper.
         learning_rate: Peak learning rate of all but the word vectors.
@@ -59,23 +60,24 @@ class HANModule(pl.LightningModule):
         embedding_size: int = 200,
         hidden_size: int = 50,
         attention_size: int = 100,
-        word_dropout: float = 0.2,
+        word_dropout: float = 0.4,
         embedding_dropout: float = 0.3,
         encoder_dropout: float = 0.4,
         classifier_dropout: float = 0.4,
+        sentence_dropout: float = 0.3,
         label_smoothing: float = 0.1,
         optimizer: Literal["adamw", "sgd"] = "adamw",
-        learning_rate: float = 3e-3,
-        embedding_learning_rate: float = 1.5e-2,
+        learning_rate: float = 1e-2,
+        embedding_learning_rate: float = 1e-2,
         momentum: float = 0.9,
         weight_decay: float = 0.01,
         schedule: Literal["one_cycle", "constant"] = "one_cycle",
     ) -> None:
         super().__init__()
-        if not 0 <= label_smoothing < 1:
-            raise ValueError(
-                f"`label_smoothing` must be at least 0 and below 1, got {label_smoothing}."
-            )
+        shares = {"sentence_dropout": sentence_dropout, "label_smoothing": label_smoothing}
+        for name, share in shares.items():
+            if not 0 <= share < 1:
+                raise ValueError(f"`{name}` must be at least 0 and below 1, got {share}.")
         if learning_rate <= 0:
             raise ValueError(f"`learning_rate` must be above 0, got {learning_rate}.")
         if embedding_learning_rate < 0:
@@ -133,6 +135,9 @@ class HANModule(pl.LightningModule):
 
     def training_step(self, batch: Batch, batch_index: int) -> Tensor:
         """Return the mean cross-entropy (nats) against smoothed targets (eq. 12)."""
+        if (probability := self.hparams["sentence_dropout"]) > 0:
+            draws = torch.rand(len(batch.words_per_sentence), device=self.device)
+            batch = batch.drop_sentences(draws < probability)
         loss = functional.cross_entropy(
             self(batch).logits, _targets(batch), label_smoothing=self.hparams["label_smoothing"]
         )

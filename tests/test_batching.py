@@ -143,6 +143,21 @@ class TestBatch:
         assert all(tensor.is_cuda for tensor in tensors(moved))
         assert all(map(torch.equal, tensors(moved.to("cpu")), tensors(batch)))
 
+    def test_sentences_are_dropped_with_their_words(self) -> None:
+        batch = Batch.from_lists([[[1, 2], [3]], [[4]], [], [[5, 6], [7], [8, 9]]], [0, 1, 1, 0])
+        rest = batch.drop_sentences(torch.tensor([True, False, True, False, True, True]))
+        # The second document would lose its only sentence, and keeps it.
+        expected = Batch.from_lists([[[3]], [[4]], [], [[5, 6]]], [0, 1, 1, 0])
+        for name in ("tokens", "words_per_sentence", "sentences_per_document", "labels"):
+            assert getattr(rest, name).tolist() == getattr(expected, name).tolist(), name
+
+    def test_dropping_no_sentence_or_all_changes_nothing(self) -> None:
+        batch = Batch.from_lists([[[1, 2], [3]], [], [[4]]])
+        for dropped in (False, True):
+            rest = batch.drop_sentences(torch.full((3,), dropped))
+            assert rest.tokens.tolist() == batch.tokens.tolist()
+            assert rest.sentences_per_document.tolist() == [2, 0, 1]
+
 
 class TestBatchDataset:
     def test_items_are_batches_in_the_order_asked_for(self) -> None:

@@ -84,6 +84,16 @@ class TestRaggedGRU:
             ours(inputs, torch.tensor(lengths)), expected, rtol=1e-5, atol=1e-6
         )
 
+    def test_autocast_leaves_the_recurrence_in_single_precision(self) -> None:
+        ours, _ = make_grus(dtype=torch.float32)
+        lengths, inputs = torch.tensor([30, 20]), torch.randn(50, 7)
+        with torch.autocast("cpu", dtype=torch.bfloat16):
+            states = ours(inputs, lengths)
+        assert states.dtype == torch.float32
+        torch.testing.assert_close(states, ours(inputs, lengths), rtol=0, atol=0.02)
+        states.sum().backward()
+        assert all(p.grad is not None and p.grad.isfinite().all() for p in ours.parameters())
+
     def test_gradients_agree_with_finite_differences(self) -> None:
         ours, _ = make_grus(3, 2)
         lengths, rows = torch.tensor([3, 1, 0, 2]), torch.tensor([0, 1, 1, 2, 0, 3])

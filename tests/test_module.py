@@ -97,6 +97,7 @@ class TestArguments:
             ("label_smoothing", -0.1),
             ("learning_rate", 0.0),
             ("embedding_learning_rate", -1.0),
+            ("sentence_dropout", 1.0),
             ("hidden_size", 0),
             ("word_dropout", 1.0),
         ],
