@@ -121,7 +121,8 @@ class HANDataModule(pl.LightningDataModule):
             if size is not None and size < 1:
                 raise ValueError(f"`{name}` must be at least 1, got {size}.")
         if vectors == "auto":
-            vectors = BUILTIN if language == "en" else "none"
+            english = language.lower().replace("_", "-").split("-")[0] in ("en", "eng")
+            vectors = BUILTIN if english else "none"
         self._options: dict[str, Any] = {  # of `prepare_corpus`
             "train": _bundled_corpus() if train == BUILTIN else train,
             "validation": validation,

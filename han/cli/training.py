@@ -255,6 +255,8 @@ class HANCLI(LightningCLI):
         score = checkpoint.best_model_score  # None where the best is of a run in another directory
         if score is not None and not score.isfinite():
             raise ValueError(f"{_DIVERGED} ({self.run_dir / METRICS}).")
+        if score is not None and self.trainer.is_global_zero:
+            sys.stdout.write(f"best: {self._config.monitor} {float(score):.4f}\n")
         self._load_weights(checkpoint.best_model_path)
         facts = {"data": self.datamodule.corpus.summary, "training": dict(self.model.hparams)}
         if "test" in self.datamodule.corpus.splits:
