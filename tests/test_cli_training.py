@@ -6,6 +6,7 @@ import json
 import math
 import os
 import pickle
+import re
 import shutil
 import signal
 import subprocess
@@ -39,7 +40,8 @@ FILES = {
 }
 CACHE = "--data.cache_dir=cache"
 PLAIN = tuple(  # without anything random but the start and the order of the documents
-    f"--model.{place}_dropout=0" for place in ("word", "embedding", "encoder", "classifier")
+    f"--model.{place}_dropout=0"
+    for place in ("word", "embedding", "encoder", "classifier", "sentence")
 )
 LEARNING = (  # enough for these documents
     "--trainer.max_epochs=4",
@@ -190,8 +192,9 @@ class TestFit:
         assert fit("--name=x") == 0
         out, err = capsys.readouterr()
         lines = out.splitlines()
-        assert lines[0].startswith("test: accuracy ")
-        assert lines[1:] == [f"model: {Path('runs/x/1/model')}"]
+        assert re.fullmatch(r"best: val_loss \d+\.\d{4}", lines[0])
+        assert lines[1].startswith("test: accuracy ")
+        assert lines[2:] == [f"model: {Path('runs/x/1/model')}"]
         assert "Epoch" in err
         assert "train" in err
 

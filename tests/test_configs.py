@@ -96,6 +96,6 @@ class TestDemo:
             demo(None)
         out, err = capsys.readouterr()
         report = Path("runs/demo/1/report.html")
-        assert out.splitlines()[2] == f"report: {report}"
+        assert out.splitlines()[3] == f"report: {report}"
         assert report.read_text(encoding="utf-8").count("arXiv") > 0
         assert f"han explain  {Path('runs/demo/1')}" in err
