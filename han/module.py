@@ -37,7 +37,7 @@ class HANModule(pl.LightningModule):
         word_dropout: Probability that a word of the vocabulary is read as unknown throughout a
             training batch, which teaches the network to do without it.
         embedding_dropout: Dropout of word vectors, the same wherever a word occurs in a batch.
-        encoder_dropout: Dropout of the hidden states of both GRUs.
+        encoder_dropout: Dropout of the hidden states of both GRUs. It makes attention more even.
         classifier_dropout: Dropout of the document vector.
         sentence_dropout: Probability of leaving a sentence out of a training document.
         label_smoothing: Share of each target's probability that is spread over all classes.
@@ -60,9 +60,9 @@ class HANModule(pl.LightningModule):
         embedding_size: int = 200,
         hidden_size: int = 50,
         attention_size: int = 100,
-        word_dropout: float = 0.4,
+        word_dropout: float = 0.2,
         embedding_dropout: float = 0.3,
-        encoder_dropout: float = 0.4,
+        encoder_dropout: float = 0.0,
         classifier_dropout: float = 0.4,
         sentence_dropout: float = 0.3,
         label_smoothing: float = 0.1,

@@ -46,5 +46,6 @@ def demo(run_dir: str | None) -> None:
     report = directory / "report.html"
     explanations = list(predictor.explain_documents(test))
     write_report(report, explanations, title="Topics of arXiv abstracts")
-    sys.stdout.write(f"report: {report}\n\n{explanations[0].to_text(Console())}")
+    surest = max(explanations, key=lambda explanation: explanation.probability)
+    sys.stdout.write(f"report: {report}\n\n{surest.to_text(Console())}")
     sys.stderr.write(NEXT_STEPS.format(run=directory))
