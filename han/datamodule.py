@@ -121,10 +121,9 @@ class HANDataModule(pl.LightningDataModule):
             if size is not None and size < 1:
                 raise ValueError(f"`{name}` must be at least 1, got {size}.")
         if vectors == "auto":
-            english = language.lower().replace("_", "-").split("-")[0] in ("en", "eng")
-            vectors = BUILTIN if english else "none"
+            vectors = BUILTIN if Tokenizer(language).rules == "en" else "none"
         self._options: dict[str, Any] = {  # of `prepare_corpus`
-            "train": _bundled_corpus() if train == BUILTIN else train,
+            "train": bundled_corpus() if train == BUILTIN else train,
             "validation": validation,
             "test": test,
             "predict": predict,
@@ -329,5 +328,6 @@ def read_checkpoint(path: Path) -> Learned:
         raise ValueError(problem) from error
 
 
-def _bundled_corpus() -> str:
+def bundled_corpus() -> str:
+    """Return the path of the bundled abstracts from arXiv."""
     return str(files("han") / "data" / "arxiv8.jsonl.gz")

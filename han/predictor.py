@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from itertools import pairwise
 from pathlib import Path
@@ -14,7 +14,7 @@ import torch
 
 from han.batching import Batch
 from han.bundle import Bundle
-from han.documents import Document
+from han.documents import Document, in_blocks
 from han.explanation import Explanation, ModelReference
 from han.vocabulary import EncodedText, Vocabulary
 
@@ -45,6 +45,31 @@ class Prediction:
     empty: bool
     columns: Mapping[str, str | int | float | bool | None]
     true: str | None = None
+
+    @classmethod
+    def from_probabilities(
+        cls,
+        id: str,
+        labels: Sequence[str],
+        probabilities: Sequence[float],
+        *,
+        truncated: bool,
+        empty: bool,
+        columns: Mapping[str, str | int | float | bool | None],
+        true: str | None = None,
+    ) -> Prediction:
+        """Choose the likeliest class; `probabilities` are in the order of `labels`."""
+        best = max(range(len(labels)), key=probabilities.__getitem__)
+        return cls(
+            id=id,
+            label=labels[best],
+            probability=probabilities[best],
+            probabilities=dict(zip(labels, probabilities, strict=True)),
+            truncated=truncated,
+            empty=empty,
+            columns=columns,
+            true=true,
+        )
 
     def to_record(self) -> dict[str, object]:
         """Return the prediction record: JSON values, the id columns after `id`."""
@@ -135,12 +160,10 @@ class Predictor:
     def classify_documents(self, documents: Iterable[Document]) -> Iterator[Prediction]:
         """Classify documents as they come, in their order, a block of them in memory at a time."""
         for document, encoded, probabilities, _, _ in self._read(documents):
-            best = int(probabilities.argmax())
-            yield Prediction(
-                id=document.id,
-                label=self.labels[best],
-                probability=float(probabilities[best]),
-                probabilities=dict(zip(self.labels, probabilities.tolist(), strict=True)),
+            yield Prediction.from_probabilities(
+                document.id,
+                self.labels,
+                probabilities.tolist(),
                 truncated=bool(encoded.cut),
                 empty=len(encoded.tokens) == 0,
                 columns=document.columns,
@@ -170,7 +193,9 @@ class Predictor:
 
     def _read(self, documents: Iterable[Document]) -> Iterator[_Read]:
         """Run the network over the documents, batches sorted by length, results in their order."""
-        for block in _blocks(documents):
+        for block in in_blocks(
+            documents, max_documents=BLOCK_DOCUMENTS, max_characters=BLOCK_CHARACTERS
+        ):
             encoded = self.bundle.vocabulary.encode([document.text for document in block])
             read: dict[int, _Read] = {}
             by_length = sorted(range(len(block)), key=lambda index: len(encoded[index].tokens))
@@ -226,20 +251,6 @@ def _numbered(texts: Iterable[str]) -> Iterator[Document]:
         if not isinstance(text, str):
             raise TypeError(f"Text {index} is {type(text).__name__}, not a string.")
         yield Document(str(index), text)
-
-
-def _blocks(documents: Iterable[Document]) -> Iterator[list[Document]]:
-    """Cut a stream of documents into blocks of bounded size."""
-    block: list[Document] = []
-    characters = 0
-    for document in documents:
-        block.append(document)
-        characters += len(document.text)
-        if len(block) == BLOCK_DOCUMENTS or characters >= BLOCK_CHARACTERS:
-            yield block
-            block, characters = [], 0
-    if block:
-        yield block
 
 
 def _batches(indices: list[int], encoded: list[EncodedText]) -> Iterator[list[int]]:

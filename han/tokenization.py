@@ -114,7 +114,7 @@ class Tokenizer:
         Raises:
             ValueError: The language is unknown or a limit is below 1.
         """
-        if self._rules not in _LANGUAGES.split():
+        if self.rules not in _LANGUAGES.split():
             raise ValueError(
                 f"`language` {self.language!r} is unknown; give an ISO 639 code such as "
                 "'en', 'de', 'ko', 'zh' or 'ar'."
@@ -138,7 +138,7 @@ class Tokenizer:
             (len(text), len(text)),
         ]:
             paragraph = text[paragraph_start:paragraph_end]
-            found = sentencex.get_sentence_boundaries(self._rules, paragraph)
+            found = sentencex.get_sentence_boundaries(self.rules, paragraph)
             # Each lasts until the next: sentencex may leave out text between two.
             starts = [0, *(boundary["start_index"] for boundary in found[1:]), len(paragraph)]
             for start, end in pairwise(starts):
@@ -256,7 +256,7 @@ class Tokenizer:
         return self.engine({UNKNOWN_WORD: 0})
 
     @property
-    def _rules(self) -> str:
+    def rules(self) -> str:
         """The code that sentencex knows: it takes `de-DE` for English, without a word."""
         return str(self.language).replace("_", "-").split("-")[0].lower()
 

@@ -20,7 +20,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from han.documents import Document, read_documents
+from han.documents import Document, in_blocks, read_documents
 
 ROWS = [
     {"text": "A fine film.", "label": "pos"},
@@ -711,3 +711,22 @@ class TestReadDocumentsHub:
         monkeypatch.setitem(sys.modules, "datasets", None)
         with pytest.raises(ImportError, match=r'pip install "han-classifier\[hub\]"'):
             read("hf://owner/set")
+
+
+class TestInBlocks:
+    def test_a_list_ends_at_either_size(self) -> None:
+        texts = ["a", "b", "c", "", "four", "x" * 9, "e"]
+        blocks = in_blocks(
+            (Document(str(i), text) for i, text in enumerate(texts)),
+            max_documents=3,
+            max_characters=4,
+        )
+        assert [[d.text for d in block] for block in blocks] == [
+            ["a", "b", "c"],
+            ["", "four"],
+            ["x" * 9],
+            ["e"],
+        ]
+
+    def test_nothing_makes_no_list(self) -> None:
+        assert list(in_blocks([], max_documents=3, max_characters=4)) == []

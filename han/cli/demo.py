@@ -3,8 +3,6 @@
 from __future__ import annotations
 
 import sys
-from importlib.resources import files
-from pathlib import Path
 
 from rich.console import Console
 
@@ -29,20 +27,17 @@ def demo(run_dir: str | None) -> None:
         run_dir: Where the run goes; by default `runs/demo/<n>`.
     """
     from han.cli.training import run
+    from han.datamodule import bundled_corpus
 
     sys.stderr.write(
-        "Training on 1,185 bundled abstracts of arXiv papers in eight topics; this takes about a "
-        "minute.\n"
+        "Training on 1,185 bundled abstracts of arXiv papers in eight topics; this takes about "
+        "half a minute.\n"
     )
     place = () if run_dir is None else (f"--run_dir={run_dir}",)
     directory = run(["fit", *ARGUMENTS, "--trainer.devices=1", *place]).run_dir
     predictor = load(directory)
-    corpus = Path(str(files("han") / "data" / "arxiv8.jsonl.gz"))
-    test = [
-        document
-        for document in read_documents(corpus, id_column="title")
-        if document.split == "test"
-    ]
+    documents = read_documents(bundled_corpus(), id_column="title")
+    test = [document for document in documents if document.split == "test"]
     report = directory / "report.html"
     explanations = list(predictor.explain_documents(test))
     write_report(report, explanations, title="Topics of arXiv abstracts")

@@ -30,6 +30,7 @@ from han.cli.recording import CONFIG, METRICS, AtomicCheckpointIO, ConfigFile, m
 from han.cli.runs import CHECKPOINT_FOLDER, find_checkpoint, new_run, run_of
 from han.datamodule import HANDataModule, Learned, read_checkpoint
 from han.module import HANModule
+from han.predictor import Prediction
 from han.records import write_records
 
 MODEL, TEST_METRICS, PREDICTIONS = "model", "test_metrics.json", "predictions.jsonl"
@@ -294,18 +295,18 @@ class HANCLI(LightningCLI):
             write_records(path, self._records(rows), self.datamodule.labels)
             sys.stdout.write(f"predictions: {path}\n")
 
-    def _records(self, rows: Sequence[Sequence[float]]) -> Iterator[dict[str, Any]]:
+    def _records(self, rows: Sequence[Sequence[float]]) -> Iterator[dict[str, object]]:
         """Yield the prediction record of each document."""
         documents, labels = self.datamodule.corpus.splits["predict"], self.datamodule.labels
         for index, row in enumerate(rows):
-            yield {
-                "id": documents.ids[index],
-                "label": labels[max(range(len(row)), key=row.__getitem__)],
-                "probability": max(row),
-                "probabilities": dict(zip(labels, row, strict=True)),
-                "truncated": bool(documents.truncated[index]),
-                "empty": bool(documents.words_per_document[index] == 0),
-            }
+            yield Prediction.from_probabilities(
+                documents.ids[index],
+                labels,
+                row,
+                truncated=bool(documents.truncated[index]),
+                empty=bool(documents.words_per_document[index] == 0),
+                columns=documents.columns(index),
+            ).to_record()
 
     @property
     def _config(self) -> Namespace:

@@ -18,7 +18,7 @@ from rich.progress import Progress
 from han.corpus.identity import source_name
 from han.corpus.stored import SPLITS
 from han.corpus.writing import ROWS, SplitWriter, as_rows
-from han.documents import Document, read_documents
+from han.documents import Document, in_blocks, read_documents
 from han.tokenization import Tokenizer
 from han.vocabulary import Vocabulary
 
@@ -52,7 +52,11 @@ class Builder:
             for role, source in sources.items():
                 task = self._bar.add_task(f"Reading {source_name(source)}", total=None)
                 self._skipped[role] = Counter()
-                for block in _blocks(self._documents(role, sources, reader)):
+                for block in in_blocks(
+                    self._documents(role, sources, reader),
+                    max_documents=_BLOCK_DOCUMENTS,
+                    max_characters=_BLOCK_CHARACTERS,
+                ):
                     for document in block:
                         split = (role == "train" and document.split) or role
                         splits.append(SPLITS.index(split))
@@ -204,20 +208,6 @@ class Builder:
                 first += len(block)
                 for split in np.unique(of_block):
                     yield SPLITS[split], block.filter(pa.array(of_block == split))
-
-
-def _blocks(documents: Iterator[Document]) -> Iterator[list[Document]]:
-    """Yield the documents in lists of about the same number of characters."""
-    block: list[Document] = []
-    characters = 0
-    for document in documents:
-        block.append(document)
-        characters += len(document.text)
-        if characters >= _BLOCK_CHARACTERS or len(block) == _BLOCK_DOCUMENTS:
-            yield block
-            block, characters = [], 0
-    if block:
-        yield block
 
 
 def _natural(label: str) -> tuple[int, float, list[Any], str]:

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import sys
 from collections import Counter
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Literal
@@ -238,3 +238,25 @@ def _standard_input_rows(encoding: str, text_column: str) -> Iterator[LocatedRow
             yield f"stdin:{number}", lines.error()
         elif not line.isspace():
             yield f"stdin:{number}", {text_column: line.rstrip("\r\n")}
+
+
+def in_blocks(
+    documents: Iterable[Document], *, max_documents: int, max_characters: int
+) -> Iterator[list[Document]]:
+    """Cut a stream of documents into lists that end once they reach one of two sizes.
+
+    Args:
+        documents: The documents, read as the lists are asked for.
+        max_documents: Documents in a list.
+        max_characters: Code points of a list's texts; the document that reaches it is the last.
+    """
+    block: list[Document] = []
+    characters = 0
+    for document in documents:
+        block.append(document)
+        characters += len(document.text)
+        if len(block) == max_documents or characters >= max_characters:
+            yield block
+            block, characters = [], 0
+    if block:
+        yield block
