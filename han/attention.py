@@ -5,6 +5,8 @@ from __future__ import annotations
 import torch
 from torch import Tensor, nn
 
+from han import kernel
+
 
 def segment_index(lengths: Tensor) -> Tensor:
     """Return which segment each element belongs to: int64 (sum of lengths,) from int64 (S,)."""
@@ -58,6 +60,9 @@ class AdditiveAttention(nn.Module):
         Returns:
             Pooled vectors (S, D) and weights (N,).
         """
+        if kernel.usable(hidden):
+            weight, bias = self.projection.weight, self.projection.bias
+            return kernel.attention(hidden, weight, bias, self.context, lengths)
         scores = self.projection(hidden).tanh() @ self.context  # (N,)
         segments = segment_index(lengths)
         weights = segment_softmax(scores, segments, len(lengths))

@@ -1,8 +1,9 @@
 """The recurrent encoder: a bidirectional GRU over ragged sequences (Yang et al. 2016, eqs. 1-4).
 
 `RaggedGRU` computes what `torch.nn.GRU` computes over packed sequences. On a CPU it does so with
-its own backward pass: the one that autograd derives from a packed sequence takes time that grows
-with steps x tokens, because every step's `narrow` adds a zero tensor as large as the whole input.
+the compiled loops of `han.kernel` or, where those are not at hand, in plain torch with its own
+backward pass: the one that autograd derives from a packed sequence takes time that grows with
+steps x tokens, because every step's `narrow` adds a zero tensor as large as the whole input.
 On any other device it hands the packed sequence to `torch.nn.GRU` (cuDNN).
 """
 
@@ -13,7 +14,10 @@ from typing import Any, NamedTuple
 import torch
 from torch import Tensor, nn
 from torch.autograd.function import once_differentiable
+from torch.nn import functional
 from torch.nn.utils.rnn import PackedSequence
+
+from han import kernel
 
 
 class RaggedGRU(nn.GRU):
@@ -44,21 +48,53 @@ class RaggedGRU(nn.GRU):
         Returns:
             Hidden states (N, 2H), forward direction first, in the order of the input.
         """
-        packing = Packing.of(lengths)
         if inputs.device.type != "cpu":
-            return self._forward_packed(inputs if rows is None else inputs[rows], packing)
+            return self._forward_packed(inputs if rows is None else inputs[rows], lengths)
         if rows is None:
             rows = torch.arange(len(inputs))
-        forwards, backwards = self.all_weights  # each: input and hidden weights, then biases
-        weight_ih, weight_hh, bias_ih, bias_hh = map(
-            torch.stack, zip(forwards, backwards, strict=True)
-        )
-        projected = torch.addmm(bias_ih.flatten(), inputs, weight_ih.flatten(0, 1).t())  # (U, 6H)
-        projected = projected.to(weight_hh.dtype)  # autocast may have narrowed it
-        return _Recurrence.apply(projected, weight_hh, bias_hh, rows, packing)  # type: ignore[no-any-return, no-untyped-call]
+        return self.recur(self.project(inputs), lengths, rows)
 
-    def _forward_packed(self, inputs: Tensor, packing: Packing) -> Tensor:
+    def project(self, inputs: Tensor) -> Tensor:
+        """Multiply distinct inputs (U, E) by the input weights and add what biases can be added.
+
+        Returns:
+            Floats (U, 6H): the inputs of the gates r, z and n of the forward direction, then those
+            of the backward direction.
+        """
+        (weight, _, bias_ih, bias_hh), (weight_back, _, bias_back, bias_hh_back) = self.all_weights
+        biases = (bias_ih + self._without_n(bias_hh), bias_back + self._without_n(bias_hh_back))
+        weights, bias = torch.cat((weight, weight_back)), torch.cat(biases)
+        if kernel.usable(inputs, weights):
+            return kernel.linear(inputs, weights, bias)
+        projected = functional.linear(inputs, weights, bias)
+        return projected.to(weights.dtype)  # autocast may have narrowed it
+
+    def recur(self, projected: Tensor, lengths: Tensor, rows: Tensor) -> Tensor:
+        """Encode sequences on a CPU, given what `project` returned for their distinct inputs.
+
+        Args:
+            projected: Floats (U, 6H).
+            lengths: int64 (S,), steps of each sequence.
+            rows: int64 (N,), which row of `projected` stands at each step.
+
+        Returns:
+            Hidden states (N, 2H).
+        """
+        (_, weight, _, bias), (_, weight_back, _, bias_back) = self.all_weights
+        weight_hh = torch.stack((weight, weight_back))  # (2, 3H, H)
+        bias_n = torch.stack((bias, bias_back))[:, 2 * self.hidden_size :]  # (2, H)
+        if kernel.usable(projected, weight_hh):
+            return kernel.recurrence(projected, weight_hh, bias_n, rows, lengths)
+        packing = Packing.of(lengths)
+        return _Recurrence.apply(projected, weight_hh, bias_n, rows, packing)  # type: ignore[no-any-return, no-untyped-call]
+
+    def _without_n(self, bias_hh: Tensor) -> Tensor:
+        """Return a recurrent bias (3H,) with zeros for n, whose own is multiplied by r."""
+        return functional.pad(bias_hh[: 2 * self.hidden_size], (0, self.hidden_size))
+
+    def _forward_packed(self, inputs: Tensor, lengths: Tensor) -> Tensor:
         """Run `torch.nn.GRU` over the steps in packed order and put its states back in place."""
+        packing = Packing.of(lengths)
         if not packing.batch_sizes:
             return inputs.new_zeros(0, 2 * self.hidden_size)
         packed = PackedSequence(inputs[packing.order], torch.tensor(packing.batch_sizes))
@@ -121,7 +157,7 @@ class _Recurrence(torch.autograd.Function):
         ctx: Any,  # noqa: ANN401  # autograd passes whatever it likes
         projected: Tensor,
         weight_hh: Tensor,
-        bias_hh: Tensor,
+        bias_n: Tensor,
         rows: Tensor,
         packing: Packing,
     ) -> Tensor:
@@ -129,15 +165,11 @@ class _Recurrence(torch.autograd.Function):
         blocks = _Blocks.of(packing)
         weight_rz = weight_hh[:, : 2 * width].transpose(1, 2).contiguous()  # (2, H, 2H)
         weight_n = weight_hh[:, 2 * width :].transpose(1, 2).contiguous()  # (2, H, H)
-        bias_n = bias_hh[:, None, 2 * width :].contiguous()  # (2, 1, H)
-        # The biases of r and z only ever occur added to their inputs.
-        projected = projected.view(-1, 2, 3 * width)
-        inputs_rz = (projected[:, :, : 2 * width] + bias_hh[:, : 2 * width]).view(-1, 2 * width)
-        inputs_n = projected[:, :, 2 * width :].reshape(-1, width)
-        source = 2 * rows[blocks.position] + blocks.direction  # row of the (2U, .) inputs
-        gates_rz = inputs_rz.index_select(0, source)  # (2N, 2H)
-        gates_n = inputs_n.index_select(0, source)  # (2N, H)
-        del inputs_rz, inputs_n
+        bias_n = bias_n.unsqueeze(1)  # (2, 1, H)
+        source = 2 * rows[blocks.position] + blocks.direction  # row of the (2U, 3H) inputs
+        inputs = projected.view(-1, 3 * width)
+        gates_rz = inputs[:, : 2 * width].index_select(0, source)  # (2N, 2H)
+        gates_n = inputs[:, 2 * width :].index_select(0, source)  # (2N, H)
         m = torch.empty_like(gates_n)
         states = torch.empty_like(gates_n)
 
@@ -195,16 +227,17 @@ class _Recurrence(torch.autograd.Function):
             carried.baddbmm_(step_rz.view(2, size, -1), weight_rz).baddbmm_(step_m, weight_n)
         grad_n = grad_states.mul_(n_slope)  # each step added what it carried to grad_states
 
-        grad_weight, grad_bias = torch.empty_like(weight_hh), weight_hh.new_empty(2, 3 * width)
+        grad_weight, grad_bias_n = torch.empty_like(weight_hh), weight_hh.new_empty(2, width)
         for direction in (0, 1):
             chosen = (blocks.direction == direction).nonzero().squeeze(1)
-            grad = torch.cat((grad_rz.index_select(0, chosen), grad_m.index_select(0, chosen)), 1)
+            grad_n_of = grad_m.index_select(0, chosen)
+            grad = torch.cat((grad_rz.index_select(0, chosen), grad_n_of), 1)
             torch.mm(grad.t(), before.index_select(0, chosen), out=grad_weight[direction])
-            torch.sum(grad, 0, out=grad_bias[direction])
+            torch.sum(grad_n_of, 0, out=grad_bias_n[direction])
         grad_gates = torch.cat((grad_rz, grad_n), 1)  # (2N, 3H)
         grad_projected = grad_gates.new_zeros(2 * ctx.num_rows, 3 * width)
         grad_projected.scatter_add_(0, source[:, None].expand_as(grad_gates), grad_gates)
-        return grad_projected.view(ctx.num_rows, 6 * width), grad_weight, grad_bias, None, None
+        return grad_projected.view(ctx.num_rows, 6 * width), grad_weight, grad_bias_n, None, None
 
 
 class _Blocks(NamedTuple):

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import NamedTuple
+from typing import NamedTuple, Self
 
 import torch
 from torch import Tensor, nn
@@ -64,8 +64,11 @@ class AttentiveEncoder(nn.Module):
         Returns:
             A vector (S, 2H) for each sequence, and the weight (N,) of each step in its sequence.
         """
-        hidden = self.dropout(self.gru(inputs, lengths, rows))
-        pooled, weights = self.attention(hidden, lengths)
+        return self.pool(self.gru(inputs, lengths, rows), lengths)
+
+    def pool(self, hidden: Tensor, lengths: Tensor) -> tuple[Tensor, Tensor]:
+        """Pool the hidden states (N, 2H) of the GRU; returns what `forward` does."""
+        pooled, weights = self.attention(self.dropout(hidden), lengths)
         return pooled, weights
 
 
@@ -136,20 +139,93 @@ class HierarchicalAttentionNetwork(nn.Module):
         self.sentence_encoder = AttentiveEncoder(
             2 * hidden_size, hidden_size, attention_size, encoder_dropout
         )
+        self._word_table = _WordTable()
         self.classifier_dropout = nn.Dropout(classifier_dropout)
         self.classifier = nn.Linear(2 * hidden_size, num_classes)
 
+    def train(self, mode: bool = True) -> Self:
+        """Switch between training and evaluation, as in any module."""
+        self._word_table.forget()
+        return super().train(mode)
+
     def forward(self, batch: Batch) -> HANOutput:
         """Read the batch's documents; each one's result does not depend on the others."""
-        words, rows = torch.unique(batch.tokens, return_inverse=True)  # (U,), (N,)
-        if self.training and self.word_dropout > 0:
-            dropped = torch.rand(len(words), device=words.device) < self.word_dropout
-            words = words.masked_fill(dropped, Vocabulary.UNKNOWN)
-        vectors = self.embedding_dropout(self.embedding(words))  # (U, E)
-        sentences, word_attention = self.word_encoder(vectors, batch.words_per_sentence, rows)
+        if self.training or torch.is_grad_enabled() or batch.tokens.device.type != "cpu":
+            self._word_table.forget()  # the weights may be about to change
+            dropout = self.word_dropout if self.training else 0.0
+            words, rows = _distinct(batch.tokens, len(self.embedding.weight), dropout)
+            vectors = self.embedding_dropout(self.embedding(words))  # (U, E)
+            hidden = self.word_encoder.gru(vectors, batch.words_per_sentence, rows)
+        else:
+            gru = self.word_encoder.gru
+            projected, rows = self._word_table.look_up(batch.tokens, self.embedding.weight, gru)
+            hidden = gru.recur(projected, batch.words_per_sentence, rows)
+        sentences, word_attention = self.word_encoder.pool(hidden, batch.words_per_sentence)
         documents, sentence_attention = self.sentence_encoder(
             sentences, batch.sentences_per_document
         )
         logits = self.classifier(self.classifier_dropout(documents))  # (B, C)
         empty = batch.sentences_per_document == 0
         return HANOutput(logits, word_attention, sentence_attention, empty)
+
+
+class _WordTable:
+    """What the GRU's input weights make of each word, computed once for many batches.
+
+    Without training, every batch multiplies much the same words by the same weights. Once as many
+    have been multiplied as the vocabulary holds, all of it is, and batches only look their words
+    up: one text waits for no table, and many texts pay for each word at most twice.
+    """
+
+    def __init__(self) -> None:
+        self._state: tuple[object, int, Tensor | None] = (None, 0, None)
+
+    def forget(self) -> None:
+        """Start anew, since fused optimisers change weights but not their version numbers."""
+        self._state = (None, 0, None)
+
+    def look_up(self, tokens: Tensor, vectors: Tensor, gru: RaggedGRU) -> tuple[Tensor, Tensor]:
+        """Return what `RaggedGRU.project` makes of words, and which of its rows each token is.
+
+        Args:
+            tokens: int64 (N,), word ids.
+            vectors: Floats (V, E), the word vectors.
+            gru: The recurrent encoder of the words.
+        """
+        parameters = (vectors, *gru.parameters())
+        # A gradient or inference mode: they may change, and no version number would tell.
+        changing = any(p.grad is not None or p.is_inference() for p in parameters)
+        weights = None if changing else [(p.data_ptr(), p._version) for p in parameters]
+        of_weights, multiplied, table = self._state
+        if changing or of_weights != weights:
+            multiplied, table = 0, None
+        if table is None and multiplied >= len(vectors):
+            table = gru.project(vectors)
+        if table is None:
+            words, rows = _distinct(tokens, len(vectors))
+            projected, multiplied = gru.project(vectors[words]), multiplied + len(words)
+        else:
+            projected, rows = table, tokens
+        self._state = (weights, multiplied, table)
+        return projected, rows
+
+
+def _distinct(tokens: Tensor, vocabulary_size: int, dropout: float = 0.0) -> tuple[Tensor, Tensor]:
+    """Return the distinct words among the tokens, and which of them stands at each token.
+
+    Args:
+        tokens: int64 (N,), word ids.
+        vocabulary_size: V.
+        dropout: Probability that a word is taken for unknown, wherever it stands.
+
+    Returns:
+        int64 (U,), increasing, and int64 (N,).
+    """
+    occurs = tokens.new_zeros(vocabulary_size, dtype=torch.bool)
+    occurs[tokens] = True
+    if dropout == 0:
+        return occurs.nonzero().squeeze(1), (occurs.cumsum(0) - 1)[tokens]
+    kept = occurs & (torch.rand(vocabulary_size, device=tokens.device) >= dropout)
+    kept[Vocabulary.UNKNOWN] = True
+    index = (kept.cumsum(0) - 1).masked_fill_(~kept, Vocabulary.UNKNOWN)
+    return kept.nonzero().squeeze(1), index[tokens]

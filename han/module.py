@@ -10,7 +10,7 @@ import pytorch_lightning as pl
 import torch
 from torch import Tensor, nn
 from torch.nn import functional
-from torch.optim import SGD, AdamW, Optimizer
+from torch.optim import SGD, Optimizer
 from torch.optim.lr_scheduler import LambdaLR
 from torchmetrics import CatMetric, MetricCollection, SumMetric
 from torchmetrics.classification import MulticlassAccuracy, MulticlassF1Score
@@ -18,6 +18,7 @@ from torchmetrics.classification import MulticlassAccuracy, MulticlassF1Score
 from han.batching import Batch
 from han.metrics import classification_figures
 from han.model import HANOutput, HierarchicalAttentionNetwork
+from han.optimization import RowwiseAdamW, distinct_rows
 
 WARM_UP, FIRST_SHARE, LAST_SHARE = 0.2, 1 / 25, 1 / 250_000  # of the steps, of the peak rate twice
 
@@ -215,6 +216,7 @@ class HANModule(pl.LightningModule):
 
     def _optimizer(self) -> Optimizer:
         embedding = self.network.embedding.weight
+        self.network.embedding.sparse = self._updates_rows
         others = [p for p in self.network.parameters() if p is not embedding]
         groups: list[dict[str, Any]] = [
             {"params": [p for p in others if p.ndim > 1]},
@@ -226,7 +228,39 @@ class HANModule(pl.LightningModule):
         if self.hparams["optimizer"] == "sgd":
             momentum = self.hparams["momentum"]
             return SGD(groups, lr=rate, momentum=momentum, weight_decay=decay)
-        return AdamW(groups, lr=rate, weight_decay=decay, fused=True)
+        return RowwiseAdamW(groups, lr=rate, weight_decay=decay, fused=True)
+
+    def configure_gradient_clipping(
+        self,
+        optimizer: Optimizer,
+        gradient_clip_val: float | None = None,
+        gradient_clip_algorithm: str | None = None,
+    ) -> None:
+        """Clip gradients as Lightning does, and sparse ones, which it cannot, with them."""
+        embedding = self.network.embedding.weight
+        if embedding.grad is None or not embedding.grad.is_sparse or not gradient_clip_val:
+            super().configure_gradient_clipping(
+                optimizer, gradient_clip_val, gradient_clip_algorithm
+            )
+            return
+        embedding.grad = distinct_rows(embedding.grad)
+        grads = [p.grad for p in self.parameters() if p.grad is not None and p is not embedding]
+        grads.append(embedding.grad._values())
+        if gradient_clip_algorithm == "value":
+            for grad in grads:
+                grad.clamp_(-gradient_clip_val, gradient_clip_val)
+        else:
+            norm = nn.utils.get_total_norm(grads)
+            for grad in grads:
+                grad.mul_((gradient_clip_val / (norm + 1e-6)).clamp(max=1.0))
+
+    @property
+    def _updates_rows(self) -> bool:
+        """Whether only the word vectors of a batch are updated: NCCL sums no sparse gradients."""
+        among_gpus = self._trainer is not None and (
+            self._trainer.world_size > 1 and self.device.type != "cpu"
+        )
+        return self.hparams["optimizer"] == "adamw" and not among_gpus
 
     @property
     def _datamodule(self) -> Any:  # noqa: ANN401  # Lightning sets it and leaves it untyped

@@ -18,11 +18,13 @@ PACKAGE = Path(han.__file__).parent
 ORDER = (
     "atomic",
     "documents",
+    "native",
     "tokenization",
     "vocabulary",
     "embeddings",
     "corpus",
     "batching",
+    "kernel",
     "attention",
     "gru",
     "model",
@@ -33,6 +35,7 @@ ORDER = (
     "predictor",
     "metrics",
     "datamodule",
+    "optimization",
     "module",
     "cli",
     "__main__",
@@ -43,7 +46,16 @@ ORDER = (
 ALLOWED_BACK = {("explanation", "report")}
 
 LIGHTNING = {"datamodule", "module", "cli"}
-WITH_TORCH = {"batching", "attention", "gru", "model", "bundle", "predictor"}
+WITH_TORCH = {
+    "batching",
+    "kernel",
+    "attention",
+    "gru",
+    "model",
+    "bundle",
+    "predictor",
+    "optimization",
+}
 TORCH_FREE = set(ORDER) - WITH_TORCH - LIGHTNING - {"embeddings", "__main__"}
 
 

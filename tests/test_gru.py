@@ -111,9 +111,9 @@ class TestRaggedGRU:
         ours, _ = make_grus()
         lengths = torch.tensor([3, 0, 1, 6])
         inputs = torch.randn(10, 7, dtype=torch.float64)
-        packed = ours._forward_packed(inputs, Packing.of(lengths))
+        packed = ours._forward_packed(inputs, lengths)
         torch.testing.assert_close(packed, ours(inputs, lengths))
-        assert ours._forward_packed(inputs[:0], Packing.of(lengths[:0])).shape == (0, 10)
+        assert ours._forward_packed(inputs[:0], lengths[:0]).shape == (0, 10)
 
     @pytest.mark.gpu
     def test_gpu_equals_cpu(self) -> None:

@@ -10,12 +10,13 @@ import pytest
 import pytorch_lightning as pl
 import torch
 from sklearn.metrics import accuracy_score, f1_score
-from torch.optim import SGD, AdamW
+from torch.optim import SGD
 from torch.optim.lr_scheduler import OneCycleLR
 from torch.utils.data import DataLoader
 
 from han.batching import Batch
 from han.module import HANModule
+from han.optimization import RowwiseAdamW
 
 pytestmark = [
     # Tiny trainings, of batches that are made already.
@@ -220,7 +221,7 @@ class TestFit:
         assert {group["momentum"] for group in trainer.optimizers[0].param_groups} == {0.8}
         trainer = make_trainer(epochs=1)
         trainer.fit(make_module(), loader())
-        assert type(trainer.optimizers[0]) is AdamW
+        assert type(trainer.optimizers[0]) is RowwiseAdamW
 
     def test_matrices_alone_decay(self) -> None:
         module = make_module(weight_decay=0.25)

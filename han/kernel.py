@@ -1,0 +1,283 @@
+"""The fast path on a CPU: the compiled loops of `han.native` on tensors, with their gradients.
+
+They equal what `han.gru` and `han.attention` compute in plain torch, up to rounding. What they
+compute for a sequence does not depend on the sequences around it, bit for bit.
+"""
+
+from __future__ import annotations
+
+import ctypes
+from typing import Any
+
+import torch
+from torch import Tensor
+from torch.autograd.function import once_differentiable
+
+from han import native
+
+STEPS_PER_THREAD = 1024  # fewer are not worth waking a thread for
+
+
+def usable(*tensors: Tensor) -> bool:
+    """Return whether the compiled loops can take these tensors: floats in the CPU's memory."""
+    return native.library is not None and all(
+        tensor.device.type == "cpu" and tensor.dtype == torch.float32 for tensor in tensors
+    )
+
+
+def linear(inputs: Tensor, weight: Tensor, bias: Tensor) -> Tensor:
+    """Return inputs W^T + b, as `torch.nn.functional.linear` does.
+
+    Args:
+        inputs: Floats (U, E).
+        weight: Floats (M, E).
+        bias: Floats (M,).
+
+    Returns:
+        Floats (U, M).
+    """
+    return _Linear.apply(inputs, weight, bias)  # type: ignore[no-any-return, no-untyped-call]
+
+
+def recurrence(
+    projected: Tensor, weight_hh: Tensor, bias_n: Tensor, rows: Tensor, lengths: Tensor
+) -> Tensor:
+    """Run both directions of a GRU over sequences that lie one after the other.
+
+    Args:
+        projected: Floats (U, 6H), inputs times input weights: gates r, z, n of the forward, then of
+            the backward direction, with every bias but `bias_n`.
+        weight_hh: Floats (2, 3H, H), the recurrent weights.
+        bias_n: Floats (2, H), the recurrent bias of n.
+        rows: int64 (N,), which row of `projected` stands at each step.
+        lengths: int64 (S,), steps of each sequence.
+
+    Returns:
+        Hidden states (N, 2H).
+
+    Raises:
+        ValueError: The lengths do not sum to N, or a row is not one of `projected`.
+    """
+    _check(lengths, len(rows))
+    if len(rows) > 0 and not 0 <= int(rows.min()) <= int(rows.max()) < len(projected):
+        raise ValueError(f"`rows` must lie within 0 and {len(projected) - 1}, the inputs' rows.")
+    return _Recurrence.apply(projected, weight_hh, bias_n, rows, lengths)  # type: ignore[no-any-return, no-untyped-call]
+
+
+def attention(
+    hidden: Tensor, weight: Tensor, bias: Tensor, context: Tensor, lengths: Tensor
+) -> tuple[Tensor, Tensor]:
+    """Pool each segment of the hidden states with additive attention.
+
+    Args:
+        hidden: Floats (N, D), segment after segment.
+        weight: Floats (A, D).
+        bias: Floats (A,).
+        context: Floats (A,).
+        lengths: int64 (S,), steps of each segment.
+
+    Returns:
+        Pooled vectors (S, D) and weights (N,).
+
+    Raises:
+        ValueError: The lengths do not sum to N.
+    """
+    _check(lengths, len(hidden))
+    return _Attention.apply(hidden, weight, bias, context, lengths)  # type: ignore[no-any-return, no-untyped-call]
+
+
+def update_rows(
+    parameter: Tensor,
+    mean: Tensor,
+    square: Tensor,
+    rows: Tensor,
+    grads: Tensor,
+    *,
+    rate: float,
+    betas: tuple[float, float],
+    square_correction: float,
+    epsilon: float,
+) -> None:
+    """Take a step of Adam on some rows of a parameter.
+
+    Args:
+        parameter: Floats (V, E), contiguous, as are its running averages.
+        mean: Running average of the gradients.
+        square: Running average of their squares.
+        rows: int64 (U,), distinct.
+        grads: Floats (U, E).
+        rate: Learning rate, divided by the mean's bias correction.
+        betas: What each average keeps in a step.
+        square_correction: Square root of the squares' bias correction.
+        epsilon: Added to the root of the squares.
+    """
+    _call(
+        "han_adamw_rows",
+        _threads(grads.numel() // 50),
+        parameter, mean, square, rows.contiguous(), grads.contiguous(), len(rows), grads.shape[1],
+        rate, *betas, square_correction, epsilon,
+    )  # fmt: skip
+
+
+class _Linear(torch.autograd.Function):
+    @staticmethod
+    def forward(ctx: Any, inputs: Tensor, weight: Tensor, bias: Tensor) -> Tensor:  # noqa: ANN401  # autograd passes whatever it likes
+        ctx.save_for_backward(inputs, weight)
+        return _product(inputs, weight.t(), bias)
+
+    @staticmethod
+    @once_differentiable
+    def backward(ctx: Any, grad: Tensor) -> tuple[Tensor | None, ...]:  # noqa: ANN401
+        inputs, weight = ctx.saved_tensors
+        grad_inputs = _product(grad, weight) if ctx.needs_input_grad[0] else None
+        return grad_inputs, _product(grad.t(), inputs), grad.sum(0)
+
+
+class _Recurrence(torch.autograd.Function):
+    @staticmethod
+    def forward(
+        ctx: Any,  # noqa: ANN401
+        projected: Tensor,
+        weight_hh: Tensor,
+        bias_n: Tensor,
+        rows: Tensor,
+        lengths: Tensor,
+    ) -> Tensor:
+        steps, width = len(rows), weight_hh.shape[2]  # N, H
+        projected, weight_hh, bias_n = map(Tensor.contiguous, (projected, weight_hh, bias_n))
+        rows, lengths = rows.contiguous(), lengths.contiguous()
+        longest_first = torch.argsort(lengths, descending=True, stable=True)
+        order = longest_first[: int(lengths.count_nonzero())]
+        starts = lengths.cumsum(0) - lengths
+        states = projected.new_empty(steps, 2 * width)
+        if any(ctx.needs_input_grad):
+            native.keep_freed_memory()
+        _call(
+            "han_gru_forward",
+            _threads(steps, directions=2),
+            projected, rows, order, starts, lengths, len(order), width,
+            weight_hh, bias_n, states,
+        )  # fmt: skip
+        ctx.save_for_backward(projected, weight_hh, bias_n, rows, order, starts, lengths, states)
+        return states
+
+    @staticmethod
+    @once_differentiable
+    def backward(ctx: Any, grad_states: Tensor) -> tuple[Tensor | None, ...]:  # noqa: ANN401
+        projected, weight_hh, bias_n, rows, order, starts, lengths, states = ctx.saved_tensors
+        steps, width = len(rows), weight_hh.shape[2]
+        threads = _threads(steps, directions=2)
+        copies = max(1, threads // 2)  # one direction's gradients never meet the other's
+        grad_projected = states.new_zeros(copies, *projected.shape)
+        grad_weight = states.new_empty(copies, 2, 3 * width, width)
+        grad_bias = states.new_empty(copies, 2, width)
+        _call(
+            "han_gru_backward",
+            threads,
+            projected, rows, order, starts, lengths, len(order), len(projected), width,
+            weight_hh, bias_n, states, grad_states.contiguous(),
+            grad_projected, grad_weight, grad_bias,
+        )  # fmt: skip
+        return _total(grad_projected), _total(grad_weight), _total(grad_bias), None, None
+
+
+class _Attention(torch.autograd.Function):
+    @staticmethod
+    def forward(
+        ctx: Any,  # noqa: ANN401
+        hidden: Tensor,
+        weight: Tensor,
+        bias: Tensor,
+        context: Tensor,
+        lengths: Tensor,
+    ) -> tuple[Tensor, Tensor]:
+        (steps, width), size = hidden.shape, len(context)  # N, D, A
+        hidden, weight, bias, context, lengths = map(
+            Tensor.contiguous, (hidden, weight, bias, context, lengths)
+        )
+        pooled, weights = hidden.new_empty(len(lengths), width), hidden.new_empty(steps)
+        activations = hidden.new_empty(steps, size) if any(ctx.needs_input_grad) else None
+        _call(
+            "han_attention_forward",
+            _threads(steps),
+            hidden, lengths, len(lengths), steps, width, size,
+            weight, bias, context, pooled, weights, activations,
+        )  # fmt: skip
+        ctx.save_for_backward(hidden, weight, context, lengths, weights, activations)
+        ctx.set_materialize_grads(False)
+        return pooled, weights
+
+    @staticmethod
+    @once_differentiable
+    def backward(
+        ctx: Any,  # noqa: ANN401
+        grad_pooled: Tensor | None,
+        grad_weights: Tensor | None,
+    ) -> tuple[Tensor | None, ...]:
+        hidden, weight, context, lengths, weights, activations = ctx.saved_tensors
+        (steps, width), size = hidden.shape, len(context)
+        if grad_pooled is None:
+            grad_pooled = hidden.new_zeros(len(lengths), width)
+        threads = _threads(steps)
+        grad_hidden = torch.empty_like(hidden)
+        grad_weight = hidden.new_empty(threads, size, width)
+        grad_bias, grad_context = hidden.new_empty(2, threads, size)
+        _call(
+            "han_attention_backward",
+            threads,
+            hidden, lengths, len(lengths), steps, width, size,
+            weight, context, weights, activations,
+            grad_pooled.contiguous(), None if grad_weights is None else grad_weights.contiguous(),
+            grad_hidden, grad_weight, grad_bias, grad_context,
+        )  # fmt: skip
+        return grad_hidden, _total(grad_weight), _total(grad_bias), _total(grad_context), None
+
+
+def _product(a: Tensor, b: Tensor, bias: Tensor | None = None) -> Tensor:
+    """Return A B (+ bias in every row): floats (R, K), of any strides, times (K, M)."""
+    (rows, depth), columns = a.shape, b.shape[1]
+    product = a.new_empty(rows, columns)
+    _call(
+        "han_product",
+        _threads(rows * columns * depth // 50_000),
+        rows, columns, depth, a, *a.stride(), b, *b.stride(),
+        None if bias is None else bias.contiguous(), product,
+    )  # fmt: skip
+    return product
+
+
+def _check(lengths: Tensor, steps: int) -> None:
+    """Keep the compiled loops, which check nothing, within the memory that they are given."""
+    if int(lengths.sum()) != steps or (len(lengths) > 0 and int(lengths.min()) < 0):
+        raise ValueError(f"`lengths` must be at least 0 and sum to {steps}, the number of steps.")
+
+
+def _threads(steps: int, directions: int = 1) -> int:
+    """Return how many threads share the work: 1, or a multiple of the `directions`."""
+    threads = min(torch.get_num_threads(), steps // STEPS_PER_THREAD)
+    return max(1, threads // directions * directions)
+
+
+def _call(name: str, threads: int, *arguments: Tensor | int | float | None) -> None:
+    """Call a function of the library, which reads tensors as they lie in memory."""
+    native.call_in_threads(
+        getattr(native.library, name),
+        threads,
+        *map(_as_c, arguments),
+    )
+
+
+def _as_c(argument: Tensor | int | float | None) -> native.Argument:
+    match argument:
+        case int():
+            return ctypes.c_int64(argument)
+        case float():
+            return ctypes.c_double(argument)
+        case None:
+            return ctypes.c_void_p(None)
+    return ctypes.c_void_p(argument.data_ptr())
+
+
+def _total(copies: Tensor) -> Tensor:
+    """Return the sum of the threads' gradients."""
+    return copies[0] if len(copies) == 1 else copies.sum(0)

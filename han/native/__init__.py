@@ -1,0 +1,114 @@
+"""Loops that are compiled when the package is installed; everything works without them, slower.
+
+The same sources are compiled for each generation of processors, and the best that this one runs is
+loaded. Where there was no compiler, or none of them runs, `library` is None, and who would call it
+computes the same in another way.
+
+The environment variable HAN_NATIVE chooses: the name of a build, or `off`.
+"""
+
+from __future__ import annotations
+
+import ctypes
+import functools
+import importlib.util
+import os
+from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
+
+Argument = ctypes.c_int64 | ctypes.c_double | ctypes.c_void_p
+
+BUILDS = ("x86_64_v4", "x86_64_v3", "baseline")  # the best first
+
+
+def load(name: str) -> ctypes.CDLL | None:
+    """Return the build of this name, or None if it was not compiled or does not run here."""
+    found = importlib.util.find_spec(f"{__name__}.{name}")
+    if found is None or found.origin is None:
+        return None
+    try:
+        library = ctypes.CDLL(found.origin)
+    except OSError:  # compiled for another kind of machine
+        return None
+    return library if library.han_runs_here() else None
+
+
+def choose(wanted: str | None) -> tuple[str, ctypes.CDLL | None]:
+    """Return the name of the build to use, and the build; `off` and None if there is none.
+
+    Args:
+        wanted: The name of a build, `off`, or None for the best that runs here.
+
+    Raises:
+        ValueError: The build that is wanted is unknown, was not compiled or does not run here.
+    """
+    if wanted == "off":
+        return "off", None
+    if wanted is not None:
+        if wanted not in BUILDS:
+            raise ValueError(f"HAN_NATIVE is {wanted!r}; give one of {', '.join(BUILDS)} or off.")
+        if (library := load(wanted)) is None:
+            raise ValueError(
+                f"HAN_NATIVE is {wanted!r}, which was not compiled when han was installed, or does "
+                "not run on this processor; unset it."
+            )
+        return wanted, library
+    for name in BUILDS:
+        if (library := load(name)) is not None:
+            return name, library
+    return "off", None
+
+
+build, library = choose(os.environ.get("HAN_NATIVE"))
+
+
+def call_in_threads(
+    function: Callable[..., int],
+    threads: int,
+    *arguments: Argument,
+) -> None:
+    """Call a function of the library on several threads, each of which does its share.
+
+    Args:
+        function: It takes the arguments, then which thread it is on, then the number of threads.
+        threads: The number of threads.
+        arguments: Numbers and pointers.
+
+    Raises:
+        MemoryError: A thread got no memory.
+    """
+    number = ctypes.c_int64(threads)
+    started = [
+        _pool(threads).submit(function, *arguments, ctypes.c_int64(thread), number)
+        for thread in range(1, threads)
+    ]
+    failed = [function(*arguments, ctypes.c_int64(0), number)]
+    failed += [thread.result() for thread in started]
+    if any(failed):
+        raise MemoryError("No memory is left for the compiled loops.")
+
+
+@functools.cache
+def keep_freed_memory() -> None:
+    """Let the process keep what a training step frees, for the next step.
+
+    The C library gives large pieces back to the system, which clears them page by page when they
+    are asked for again: a tenth of a step. Affects the whole process; without effect where the C
+    library is not glibc or the user has set the variables by which glibc is told the same.
+    """
+    if {"MALLOC_TRIM_THRESHOLD_", "MALLOC_MMAP_THRESHOLD_"} & os.environ.keys():
+        return
+    mallopt = getattr(ctypes.CDLL(None), "mallopt", None) if os.name == "posix" else None
+    if mallopt is not None:
+        trim_threshold, mmap_threshold = -1, -3  # as in malloc.h
+        mallopt(mmap_threshold, 1 << 28)
+        mallopt(trim_threshold, 1 << 29)
+
+
+@functools.cache
+def _pool(threads: int) -> ThreadPoolExecutor:
+    return ThreadPoolExecutor(threads - 1, thread_name_prefix="han")
+
+
+if hasattr(os, "register_at_fork"):
+    os.register_at_fork(after_in_child=_pool.cache_clear)  # a fork has none of its parent's threads

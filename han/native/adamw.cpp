@@ -1,0 +1,30 @@
+// AdamW (Loshchilov & Hutter 2019) on some rows of a parameter, without weight decay.
+
+#include <algorithm>
+
+#include "vectors.h"
+
+extern "C" int han_adamw_rows(float *parameter, float *mean, float *square, const int64_t *rows,
+                              const float *grads, int64_t count, int64_t width, double rate,
+                              double beta_mean, double beta_square, double square_correction,
+                              double epsilon, int64_t thread, int64_t threads) {
+  const float keep_mean = (float)beta_mean, keep_square = (float)beta_square;
+  const float step = (float)rate, correction = (float)(1.0 / square_correction);
+  const float floor = (float)epsilon;
+  for (int64_t i = count * thread / threads; i < count * (thread + 1) / threads; i++) {
+    const int64_t row = rows[i] * width;
+    for (int64_t j = 0; j < width; j += LANES) {
+      const int64_t lanes = std::min<int64_t>(LANES, width - j);
+      const Vector g = load(grads + i * width + j, lanes);
+      const Vector m = load(mean + row + j, lanes), v = load(square + row + j, lanes);
+      const Vector new_m = m + (1.0f - keep_mean) * (g - m);
+      const Vector new_v = keep_square * v + (1.0f - keep_square) * g * g;
+      const Vector p = load(parameter + row + j, lanes);
+      store(mean + row + j, new_m, lanes);
+      store(square + row + j, new_v, lanes);
+      store(parameter + row + j, p - step * new_m / (square_root(new_v) * correction + floor),
+            lanes);
+    }
+  }
+  return 0;
+}

@@ -1,0 +1,45 @@
+// A product of matrices of any layout, for the inputs and gradients of the GRU.
+
+#include <algorithm>
+
+#include "vectors.h"
+
+namespace {
+
+constexpr int64_t DEPTH = 256;                    // rows of B that are multiplied together,
+constexpr int64_t WIDTH = TILE_VECTORS * LANES;   // and columns: together they stay in the cache
+
+}  // namespace
+
+// C = A B (+ bias in every row). Element (i, k) of A is a[i * a_row + k * a_depth], element (k, j)
+// of B is b[k * b_depth + j * b_column], and C lies row after row.
+extern "C" int han_product(int64_t rows, int64_t columns, int64_t depth, const float *a,
+                           int64_t a_row, int64_t a_depth, const float *b, int64_t b_depth,
+                           int64_t b_column, const float *bias, float *c, int64_t thread,
+                           int64_t threads) {
+  const int64_t from = rows * thread / threads, to = rows * (thread + 1) / threads;
+  Scratch panel(DEPTH * WIDTH);
+  if (!panel) return 1;
+  for (int64_t i = from; i < to; i++) {
+    if (bias)
+      std::memcpy(c + i * columns, bias, (size_t)columns * 4);
+    else
+      std::memset(c + i * columns, 0, (size_t)columns * 4);
+  }
+  for (int64_t k = 0; k < depth; k += DEPTH) {
+    const int64_t deep = std::min(DEPTH, depth - k);
+    for (int64_t j = 0; j < columns; j += WIDTH) {
+      const int64_t wide = std::min(WIDTH, columns - j);
+      for (int64_t l = 0; l < deep; l++) {
+        const float *source = b + (k + l) * b_depth + j * b_column;
+        if (b_column == 1)
+          std::memcpy(panel + l * WIDTH, source, (size_t)wide * 4);
+        else
+          for (int64_t i = 0; i < wide; i++) panel[l * WIDTH + i] = source[i * b_column];
+      }
+      multiply(to - from, wide, deep, a + from * a_row + k * a_depth, a_row, a_depth, panel, WIDTH,
+               true, c + from * columns + j, columns);
+    }
+  }
+  return 0;
+}

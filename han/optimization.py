@@ -1,0 +1,90 @@
+"""AdamW that leaves alone the word vectors which a batch does not have."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import overload
+
+import torch
+from torch import Tensor
+from torch.optim import AdamW
+
+from han import kernel
+
+
+class RowwiseAdamW(AdamW):
+    """AdamW (Loshchilov & Hutter 2019) that also takes sparse gradients, those of word vectors.
+
+    Of a parameter with a sparse gradient only the rows that have one are changed, together with
+    their running averages, as `torch.optim.SparseAdam` does: a batch has a few thousand of a
+    vocabulary's words, and the others would take a good part of the time of a step. Such a
+    parameter has no weight decay. Parameters with other gradients are left to `AdamW`.
+    """
+
+    @overload
+    def step(self, closure: None = None) -> None: ...
+    @overload
+    def step(self, closure: Callable[[], float]) -> float: ...
+    @torch.no_grad()
+    def step(self, closure: Callable[[], float] | None = None) -> float | None:
+        """Update all parameters once; returns what the closure, if any, returned."""
+        loss = None
+        if closure is not None:
+            with torch.enable_grad():
+                loss = closure()
+        sparse = [
+            (parameter, group, parameter.grad)
+            for group in self.param_groups
+            for parameter in group["params"]
+            if parameter.grad is not None and parameter.grad.is_sparse
+        ]
+        for parameter, _, _ in sparse:
+            parameter.grad = None
+        super().step()
+        for parameter, group, grad in sparse:
+            parameter.grad = grad
+            rate, betas, epsilon = group["lr"], group["betas"], group["eps"]
+            self._update_rows(parameter, distinct_rows(grad), float(rate), betas, epsilon)
+        return loss
+
+    def _update_rows(
+        self,
+        parameter: Tensor,
+        grad: Tensor,
+        rate: float,
+        betas: tuple[float, float],
+        epsilon: float,
+    ) -> None:
+        state = self.state[parameter]
+        if not state:
+            state["step"] = torch.tensor(0.0)
+            state["exp_avg"] = torch.zeros_like(parameter)
+            state["exp_avg_sq"] = torch.zeros_like(parameter)
+        state["step"] += 1
+        first, second = (1 - beta ** float(state["step"]) for beta in betas)  # bias corrections
+        rows, grads = grad._indices()[0], grad._values()
+        mean, square = state["exp_avg"], state["exp_avg_sq"]
+        if kernel.usable(parameter, grads) and parameter.is_contiguous():
+            kernel.update_rows(
+                parameter, mean, square, rows, grads,
+                rate=rate / first, betas=betas, square_correction=second**0.5, epsilon=epsilon,
+            )  # fmt: skip
+            torch.autograd.graph.increment_version(parameter)
+            return
+        mean[rows] = new_mean = mean[rows].lerp_(grads, 1 - betas[0])
+        square[rows] = new_square = (
+            square[rows].mul_(betas[1]).addcmul_(grads, grads, value=1 - betas[1])
+        )
+        root = new_square.sqrt().div_(second**0.5).add_(epsilon)
+        parameter.index_add_(0, rows, new_mean / root, alpha=-rate / first)
+
+
+def distinct_rows(grad: Tensor) -> Tensor:
+    """Return a sparse gradient with every row once; itself if it is so already.
+
+    The embedding of increasing ids has such a gradient, but does not say so.
+    """
+    rows = grad._indices()[0]
+    if bool((rows[1:] > rows[:-1]).all()):
+        return grad
+    return grad.coalesce()
