@@ -15,7 +15,7 @@ from torch.autograd.function import once_differentiable
 
 from han import native
 
-STEPS_PER_THREAD = 1024  # fewer are not worth waking a thread for
+STEPS_PER_THREAD = 256  # fewer are not worth waking a thread for
 
 
 def usable(*tensors: Tensor) -> bool:

@@ -18,7 +18,7 @@ import pyarrow.parquet as pq
 import pytest
 
 import han.cli.reading
-from han import load
+from han import load, native
 from han.cli import main
 from tests.tiny import TEXTS, save_model
 
@@ -404,7 +404,8 @@ class TestMain:
         with pytest.raises(SystemExit) as caught:
             main(["--version"])
         assert caught.value.code == 0
-        assert capsys.readouterr().out == f"han {version('han-classifier')}\n"
+        out = capsys.readouterr().out
+        assert out == f"han {version('han-classifier')} ({native.description()})\n"
 
     @pytest.mark.parametrize(
         "args", [["nonsense"], ["classify"], ["classify", "m", "t", "--split", "all"]]

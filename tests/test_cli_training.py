@@ -20,6 +20,7 @@ import torch
 import yaml
 
 import han
+from han import native
 from han.cli.recording import AtomicCheckpointIO, metrics_file
 from han.cli.runs import find_checkpoint, new_run, run_of
 from han.documents import Document
@@ -210,6 +211,7 @@ class TestFit:
         ]
         assert "skipped 1 of train: empty label" in err
         assert "2 classes, 22 words" in err
+        assert re.search(rf"^\d+ threads?, {native.description()}$", err, re.MULTILINE)
 
     def test_training_stops_when_validation_improves_no_more(
         self, folder: Path, capsys: pytest.CaptureFixture[str]

@@ -82,6 +82,19 @@ def _fail(message: str, status: int = 1) -> int:
     return status
 
 
+class _Version(argparse.Action):
+    """Prints the version, and which of the compiled loops this processor gets."""
+
+    def __init__(self, option_strings: Sequence[str], dest: str, help: str) -> None:
+        super().__init__(option_strings, dest, nargs=0, help=help)
+
+    def __call__(self, parser: argparse.ArgumentParser, *_: object) -> None:
+        from han import native
+
+        sys.stdout.write(f"han {version('han-classifier')} ({native.description()})\n")
+        parser.exit()
+
+
 def _parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(
         prog="han",
@@ -89,7 +102,7 @@ def _parser() -> argparse.ArgumentParser:
         epilog=EXAMPLES,
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )
-    parser.add_argument("--version", action="version", version=f"han {version('han-classifier')}")
+    parser.add_argument("--version", action=_Version, help="show which version this is, and exit")
     commands = parser.add_subparsers(required=True, metavar="COMMAND", title="commands")
 
     demo = commands.add_parser("demo", help="train on the bundled corpus and show what comes out")

@@ -24,6 +24,7 @@ from pytorch_lightning.cli import ArgsType, LightningArgumentParser, LightningCL
 from rich.console import Console
 from rich.table import Table
 
+from han import native
 from han.atomic import atomic_file
 from han.bundle import Bundle
 from han.cli.recording import CONFIG, METRICS, AtomicCheckpointIO, ConfigFile, metrics_file
@@ -224,9 +225,12 @@ class HANCLI(LightningCLI):
         return super().instantiate_trainer(**kwargs, logger=loggers or False, plugins=plugins)
 
     def before_fit(self) -> None:
-        """Say what was read."""
+        """Say what was read, and what will compute."""
         if self.trainer.is_global_zero:
             _describe(self.datamodule)
+            if self.trainer.strategy.root_device.type == "cpu":
+                threads = torch.get_num_threads()
+                sys.stderr.write(f"{threads} thread{'s'[: threads - 1]}, {native.description()}\n")
 
     def fit(self, **kwargs: Any) -> None:  # noqa: ANN401  # what Lightning's has
         """Train; when interrupted, say how to go on."""

@@ -15,8 +15,9 @@ import importlib.util
 import os
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
+from typing import TypeAlias
 
-Argument = ctypes.c_int64 | ctypes.c_double | ctypes.c_void_p
+Argument: TypeAlias = ctypes.c_int64 | ctypes.c_double | ctypes.c_void_p
 
 BUILDS = ("x86_64_v4", "x86_64_v3", "baseline")  # the best first
 
@@ -60,6 +61,11 @@ def choose(wanted: str | None) -> tuple[str, ctypes.CDLL | None]:
 
 
 build, library = choose(os.environ.get("HAN_NATIVE"))
+
+
+def description() -> str:
+    """Return in a few words what the loops run on."""
+    return "plain torch, no compiled loops" if library is None else f"loops compiled for {build}"
 
 
 def call_in_threads(

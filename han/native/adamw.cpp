@@ -8,7 +8,8 @@ extern "C" int han_adamw_rows(float *parameter, float *mean, float *square, cons
                               const float *grads, int64_t count, int64_t width, double rate,
                               double beta_mean, double beta_square, double square_correction,
                               double epsilon, int64_t thread, int64_t threads) {
-  const float keep_mean = (float)beta_mean, keep_square = (float)beta_square;
+  const float to_mean = (float)(1.0 - beta_mean);
+  const float keep_square = (float)beta_square, to_square = (float)(1.0 - beta_square);
   const float step = (float)rate, correction = (float)(1.0 / square_correction);
   const float floor = (float)epsilon;
   for (int64_t i = count * thread / threads; i < count * (thread + 1) / threads; i++) {
@@ -17,8 +18,8 @@ extern "C" int han_adamw_rows(float *parameter, float *mean, float *square, cons
       const int64_t lanes = std::min<int64_t>(LANES, width - j);
       const Vector g = load(grads + i * width + j, lanes);
       const Vector m = load(mean + row + j, lanes), v = load(square + row + j, lanes);
-      const Vector new_m = m + (1.0f - keep_mean) * (g - m);
-      const Vector new_v = keep_square * v + (1.0f - keep_square) * g * g;
+      const Vector new_m = m + to_mean * (g - m);
+      const Vector new_v = keep_square * v + to_square * g * g;
       const Vector p = load(parameter + row + j, lanes);
       store(mean + row + j, new_m, lanes);
       store(square + row + j, new_v, lanes);
