@@ -16,6 +16,7 @@ from torch.autograd.function import once_differentiable
 from han import native
 
 STEPS_PER_THREAD = 256  # fewer are not worth waking a thread for
+MAX_THREADS = 8  # beyond these, adding up the threads' gradients takes longer than they save
 
 
 def usable(*tensors: Tensor) -> bool:
@@ -154,7 +155,7 @@ class _Recurrence(torch.autograd.Function):
             native.keep_freed_memory()
         _call(
             "han_gru_forward",
-            _threads(steps, directions=2),
+            _threads(steps),
             projected, rows, order, starts, lengths, len(order), width,
             weight_hh, bias_n, states,
         )  # fmt: skip
@@ -254,7 +255,7 @@ def _check(lengths: Tensor, steps: int) -> None:
 
 def _threads(steps: int, directions: int = 1) -> int:
     """Return how many threads share the work: 1, or a multiple of the `directions`."""
-    threads = min(torch.get_num_threads(), steps // STEPS_PER_THREAD)
+    threads = min(torch.get_num_threads(), MAX_THREADS, steps // STEPS_PER_THREAD)
     return max(1, threads // directions * directions)
 
 

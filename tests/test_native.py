@@ -59,31 +59,26 @@ class TestCallInThreads:
     def test_every_thread_does_its_share(self, threads: int) -> None:
         calls = []
 
-        def function(*arguments: ctypes.c_int64) -> int:
-            calls.append(tuple(argument.value for argument in arguments))
+        def function(number: ctypes.c_int64, thread: native.Thread) -> int:
+            calls.append((number.value, thread.number, thread.of))
+            thread.taken.contents.value += 1
             return 0
 
         native.call_in_threads(function, threads, ctypes.c_int64(7))
-        assert sorted(calls) == [(7, thread, threads) for thread in range(threads)]
+        assert sorted(calls) == [(7, number, threads) for number in range(threads)]
 
     @pytest.mark.parametrize("fails", [0, 2])
     def test_a_thread_without_memory(self, fails: int) -> None:
-        def function(thread: ctypes.c_int64, threads: ctypes.c_int64) -> int:
-            return int(thread.value == fails)
-
         with pytest.raises(MemoryError, match="No memory is left"):
-            native.call_in_threads(function, 3)
+            native.call_in_threads(lambda thread: int(thread.number == fails), 3)
 
     @pytest.mark.skipif(not hasattr(os, "fork"), reason="this system has no fork")
     @pytest.mark.filterwarnings("ignore:This process .* is multi-threaded:DeprecationWarning")
     def test_a_fork_starts_threads_of_its_own(self) -> None:
-        def function(thread: ctypes.c_int64, threads: ctypes.c_int64) -> int:
-            return 0
-
-        native.call_in_threads(function, 2)
+        native.call_in_threads(lambda thread: 0, 2)
         child = os.fork()
         if child == 0:
-            native.call_in_threads(function, 2)
+            native.call_in_threads(lambda thread: 0, 2)
             os._exit(0)
         assert os.waitpid(child, 0)[1] == 0
 

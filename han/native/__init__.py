@@ -17,6 +17,17 @@ from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from typing import TypeAlias
 
+
+class Thread(ctypes.Structure):
+    """Which of the threads is calling, as in native/vectors.h."""
+
+    _fields_ = (
+        ("number", ctypes.c_int64),
+        ("of", ctypes.c_int64),
+        ("taken", ctypes.POINTER(ctypes.c_int64)),
+    )
+
+
 Argument: TypeAlias = ctypes.c_int64 | ctypes.c_double | ctypes.c_void_p
 
 BUILDS = ("x86_64_v4", "x86_64_v3", "baseline")  # the best first
@@ -76,20 +87,17 @@ def call_in_threads(
     """Call a function of the library on several threads, each of which does its share.
 
     Args:
-        function: It takes the arguments, then which thread it is on, then the number of threads.
+        function: It takes the arguments, then the `Thread` that it is on.
         threads: The number of threads.
         arguments: Numbers and pointers.
 
     Raises:
         MemoryError: A thread got no memory.
     """
-    number = ctypes.c_int64(threads)
-    started = [
-        _pool(threads).submit(function, *arguments, ctypes.c_int64(thread), number)
-        for thread in range(1, threads)
-    ]
-    failed = [function(*arguments, ctypes.c_int64(0), number)]
-    failed += [thread.result() for thread in started]
+    taken = ctypes.c_int64(0)
+    of_thread = [Thread(number, threads, ctypes.pointer(taken)) for number in range(threads)]
+    started = [_pool(threads).submit(function, *arguments, thread) for thread in of_thread[1:]]
+    failed = [function(*arguments, of_thread[0]), *(thread.result() for thread in started)]
     if any(failed):
         raise MemoryError("No memory is left for the compiled loops.")
 

@@ -7,12 +7,12 @@
 extern "C" int han_adamw_rows(float *parameter, float *mean, float *square, const int64_t *rows,
                               const float *grads, int64_t count, int64_t width, double rate,
                               double beta_mean, double beta_square, double square_correction,
-                              double epsilon, int64_t thread, int64_t threads) {
+                              double epsilon, Thread thread) {
   const float to_mean = (float)(1.0 - beta_mean);
   const float keep_square = (float)beta_square, to_square = (float)(1.0 - beta_square);
   const float step = (float)rate, correction = (float)(1.0 / square_correction);
   const float floor = (float)epsilon;
-  for (int64_t i = count * thread / threads; i < count * (thread + 1) / threads; i++) {
+  for (int64_t i = count * thread.number / thread.of; i < count * (thread.number + 1) / thread.of; i++) {
     const int64_t row = rows[i] * width;
     for (int64_t j = 0; j < width; j += LANES) {
       const int64_t lanes = std::min<int64_t>(LANES, width - j);

@@ -9,20 +9,20 @@
 namespace {
 
 constexpr int64_t CHUNK = 96;  // hidden states that are multiplied together
+constexpr int64_t PARTS = 4;   // for each thread
 
-// The segments of thread `thread` of `threads`: neighbours that hold about its part of all steps.
+// One of several parts of the segments: neighbours, which hold about as many steps as another's.
 struct Share {
   int64_t first_segment, last_segment, first_step, last_step;  // half-open
 
-  Share(const int64_t *lengths, int64_t segments, int64_t steps, int64_t thread,
-        int64_t threads) {
-    const int64_t from = steps * thread / threads, to = steps * (thread + 1) / threads;
+  Share(const int64_t *lengths, int64_t segments, int64_t steps, int64_t part, int64_t parts) {
+    const int64_t from = steps * part / parts, to = steps * (part + 1) / parts;
     int64_t segment = 0, step = 0;
     for (; segment < segments && step < from; segment++) step += lengths[segment];
     first_segment = segment, first_step = step;
     for (; segment < segments && step < to; segment++) step += lengths[segment];
     last_step = step;
-    last_segment = thread == threads - 1 ? segments : segment;  // empty ones may end the row
+    last_segment = part == parts - 1 ? segments : segment;  // empty ones may end the row
   }
 };
 
@@ -32,56 +32,59 @@ extern "C" int han_attention_forward(const float *hidden, const int64_t *lengths
                                      int64_t segments, int64_t steps, int64_t width,
                                      int64_t attention, const float *weight, const float *bias,
                                      const float *context, float *pooled, float *weights,
-                                     float *activations, int64_t thread, int64_t threads) {
-  const Share share(lengths, segments, steps, thread, threads);
+                                     float *activations, Thread thread) {
   const int64_t row = padded(attention);
   Scratch transposed(width * row), projected(CHUNK * row);
   if (!transposed || !projected) return 1;
   for (int64_t i = 0; i < attention; i++)
     for (int64_t j = 0; j < width; j++) transposed[j * row + i] = weight[i * width + j];
 
-  int64_t start = share.first_step, scored = start;
-  for (int64_t segment = share.first_segment; segment < share.last_segment; segment++) {
-    const int64_t end = start + lengths[segment];
-    // Scores come in chunks of steps, whatever their segments.
-    while (scored < end) {
-      const int64_t count = std::min(CHUNK, share.last_step - scored);
-      multiply(count, attention, width, hidden + scored * width, width, 1, transposed, row, false,
-               projected, row);
-      for (int64_t i = 0; i < count; i++) {
-        Vector score = {};
-        for (int64_t j = 0; j < attention; j += LANES) {
-          const int64_t lanes = std::min<int64_t>(LANES, attention - j);
-          const Vector u = hyperbolic_tangent(load(projected + i * row + j) + load(bias + j, lanes));
-          score += u * load(context + j, lanes);
-          if (activations) store(activations + (scored + i) * attention + j, u, lanes);
+  const int64_t parts = PARTS * thread.of;
+  for (int64_t part; (part = thread.take()) < parts;) {
+    const Share share(lengths, segments, steps, part, parts);
+    int64_t start = share.first_step, scored = start;
+    for (int64_t segment = share.first_segment; segment < share.last_segment; segment++) {
+      const int64_t end = start + lengths[segment];
+      // Scores come in chunks of steps, whatever their segments.
+      while (scored < end) {
+        const int64_t count = std::min(CHUNK, share.last_step - scored);
+        multiply(count, attention, width, hidden + scored * width, width, 1, transposed, row, false,
+                 projected, row);
+        for (int64_t i = 0; i < count; i++) {
+          Vector score = {};
+          for (int64_t j = 0; j < attention; j += LANES) {
+            const int64_t lanes = std::min<int64_t>(LANES, attention - j);
+            const Vector u = hyperbolic_tangent(load(projected + i * row + j) + load(bias + j, lanes));
+            score += u * load(context + j, lanes);
+            if (activations) store(activations + (scored + i) * attention + j, u, lanes);
+          }
+          weights[scored + i] = sum(score);
         }
-        weights[scored + i] = sum(score);
+        scored += count;
       }
-      scored += count;
+      if (end == start) {
+        std::memset(pooled + segment * width, 0, (size_t)width * 4);
+        continue;
+      }
+      float highest = weights[start], total = 0;
+      for (int64_t t = start; t < end; t++) highest = std::max(highest, weights[t]);
+      for (int64_t t = start; t < end; t += LANES) {
+        const int64_t lanes = std::min<int64_t>(LANES, end - t);
+        const Vector e = exponential(load(weights + t, lanes) - highest);
+        store(weights + t, e, lanes);
+        for (int64_t i = 0; i < lanes; i++) total += e[i];
+      }
+      const float scale = 1.0f / total;
+      for (int64_t t = start; t < end; t++) weights[t] *= scale;
+      for (int64_t j = 0; j < width; j += LANES) {
+        const int64_t lanes = std::min<int64_t>(LANES, width - j);
+        Vector average = {};
+        for (int64_t t = start; t < end; t++)
+          average += weights[t] * load(hidden + t * width + j, lanes);
+        store(pooled + segment * width + j, average, lanes);
+      }
+      start = end;
     }
-    if (end == start) {
-      std::memset(pooled + segment * width, 0, (size_t)width * 4);
-      continue;
-    }
-    float highest = weights[start], total = 0;
-    for (int64_t t = start; t < end; t++) highest = std::max(highest, weights[t]);
-    for (int64_t t = start; t < end; t += LANES) {
-      const int64_t lanes = std::min<int64_t>(LANES, end - t);
-      const Vector e = exponential(load(weights + t, lanes) - highest);
-      store(weights + t, e, lanes);
-      for (int64_t i = 0; i < lanes; i++) total += e[i];
-    }
-    const float scale = 1.0f / total;
-    for (int64_t t = start; t < end; t++) weights[t] *= scale;
-    for (int64_t j = 0; j < width; j += LANES) {
-      const int64_t lanes = std::min<int64_t>(LANES, width - j);
-      Vector average = {};
-      for (int64_t t = start; t < end; t++)
-        average += weights[t] * load(hidden + t * width + j, lanes);
-      store(pooled + segment * width + j, average, lanes);
-    }
-    start = end;
   }
   return 0;
 }
@@ -93,17 +96,17 @@ extern "C" int han_attention_backward(const float *hidden, const int64_t *length
                                       const float *activations, const float *grad_pooled,
                                       const float *grad_weights, float *grad_hidden,
                                       float *grad_weight, float *grad_bias, float *grad_context,
-                                      int64_t thread, int64_t threads) {
-  const Share share(lengths, segments, steps, thread, threads);
+                                      Thread thread) {
+  const Share share(lengths, segments, steps, thread.number, thread.of);
   const int64_t row = padded(attention), hidden_row = padded(width);
   Scratch padded_weight(attention * hidden_row), grad_transposed(width * row);
   Scratch grad_projected(CHUNK * row), grad_scores(share.last_step - share.first_step + 1);
   Scratch grad_b(row), grad_c(row);
   if (!padded_weight || !grad_transposed || !grad_projected || !grad_scores || !grad_b || !grad_c)
     return 1;
-  grad_weight += thread * attention * width;
-  grad_bias += thread * attention;
-  grad_context += thread * attention;
+  grad_weight += thread.number * attention * width;
+  grad_bias += thread.number * attention;
+  grad_context += thread.number * attention;
   for (int64_t i = 0; i < attention; i++)
     std::memcpy(padded_weight + i * hidden_row, weight + i * width, (size_t)width * 4);
 

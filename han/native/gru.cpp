@@ -44,13 +44,13 @@ struct Block {
   int64_t position(int64_t i, int64_t step) const { return first[i] + stride * step; }
 };
 
-// Work is shared out by direction first, then by every so many-th block.
+// What a thread adds up: a direction, or both, and every so many-th block.
 struct Share {
-  int64_t thread, threads;
+  Thread thread;
 
-  bool has(int64_t direction) const { return threads == 1 || thread % 2 == direction; }
-  int64_t first_block() const { return threads == 1 ? 0 : thread / 2; }
-  int64_t next_block() const { return threads == 1 ? 1 : threads / 2; }
+  bool has(int64_t direction) const { return thread.of == 1 || thread.number % 2 == direction; }
+  int64_t first_block() const { return thread.of == 1 ? 0 : thread.number / 2; }
+  int64_t next_block() const { return thread.of == 1 ? 1 : thread.of / 2; }
 };
 
 struct Gates {
@@ -79,43 +79,43 @@ void transpose(const float *u, int64_t width, float *transposed) {
 extern "C" int han_gru_forward(const float *projected, const int64_t *rows, const int64_t *order,
                                const int64_t *starts, const int64_t *lengths, int64_t count,
                                int64_t width, const float *weight, const float *bias,
-                               float *states, int64_t thread, int64_t threads) {
+                               float *states, Thread thread) {
   const Sequences sequences{order, starts, lengths, count};
-  const Share share{thread, threads};
   const int64_t row = padded(width), gate_row = padded(3 * width);
-  Scratch transposed(width * gate_row), hidden(BLOCK * row), products(BLOCK * gate_row + LANES);
-  if (!transposed || !hidden || !products) return 1;
+  Scratch both_transposed(2 * width * gate_row), hidden(BLOCK * row);
+  Scratch products(BLOCK * gate_row + LANES);
+  if (!both_transposed || !hidden || !products) return 1;
+  for (int64_t direction = 0; direction < 2; direction++)
+    transpose(weight + direction * 3 * width * width, width,
+              both_transposed + direction * width * gate_row);
 
-  for (int64_t direction = 0; direction < 2; direction++) {
-    if (!share.has(direction)) continue;
-    transpose(weight + direction * 3 * width * width, width, transposed);
+  for (int64_t piece; piece = thread.take(), piece / 2 * BLOCK < count;) {
+    const int64_t direction = piece % 2;
+    const float *transposed = both_transposed + direction * width * gate_row;
     const float *c_n = bias + direction * width;
-    for (int64_t from = share.first_block() * BLOCK; from < count;
-         from += share.next_block() * BLOCK) {
-      const Block block(sequences, from, direction == 1);
-      int64_t active = block.count;
-      std::memset(hidden, 0, (size_t)(active * row) * 4);
-      std::memset(products, 0, (size_t)(active * gate_row) * 4);  // before a first step
-      for (int64_t step = 0; step < block.steps; step++) {
-        while (block.length[active - 1] <= step) active--;
-        if (step > 0)
-          multiply(active, 3 * width, width, hidden, row, 1, transposed, gate_row, false,
-                   products, gate_row);
-        for (int64_t i = 0; i < active; i++) {
-          const int64_t position = block.position(i, step);
-          const float *input = projected + (rows[position] * 2 + direction) * 3 * width;
-          if (step + 1 < block.length[i])
-            prefetch(projected + (rows[position + block.stride] * 2 + direction) * 3 * width,
-                     3 * width);
-          float *h = hidden + i * row;
-          float *state = states + (position * 2 + direction) * width;
-          for (int64_t j = 0; j < width; j += LANES) {
-            const int64_t lanes = std::min<int64_t>(LANES, width - j);
-            const Gates gates(products + i * gate_row, input, c_n, width, j, lanes);
-            const Vector updated = gates.n + gates.z * (load(h + j) - gates.n);
-            store(h + j, updated);
-            store(state + j, updated, lanes);
-          }
+    const Block block(sequences, piece / 2 * BLOCK, direction == 1);
+    int64_t active = block.count;
+    std::memset(hidden, 0, (size_t)(active * row) * 4);
+    std::memset(products, 0, (size_t)(active * gate_row) * 4);  // before a first step
+    for (int64_t step = 0; step < block.steps; step++) {
+      while (block.length[active - 1] <= step) active--;
+      if (step > 0)
+        multiply(active, 3 * width, width, hidden, row, 1, transposed, gate_row, false,
+                 products, gate_row);
+      for (int64_t i = 0; i < active; i++) {
+        const int64_t position = block.position(i, step);
+        const float *input = projected + (rows[position] * 2 + direction) * 3 * width;
+        if (step + 1 < block.length[i])
+          prefetch(projected + (rows[position + block.stride] * 2 + direction) * 3 * width,
+                   3 * width);
+        float *h = hidden + i * row;
+        float *state = states + (position * 2 + direction) * width;
+        for (int64_t j = 0; j < width; j += LANES) {
+          const int64_t lanes = std::min<int64_t>(LANES, width - j);
+          const Gates gates(products + i * gate_row, input, c_n, width, j, lanes);
+          const Vector updated = gates.n + gates.z * (load(h + j) - gates.n);
+          store(h + j, updated);
+          store(state + j, updated, lanes);
         }
       }
     }
@@ -128,9 +128,9 @@ extern "C" int han_gru_backward(const float *projected, const int64_t *rows, con
                                 int64_t num_rows, int64_t width, const float *weight,
                                 const float *bias, const float *states, const float *grad_states,
                                 float *grad_projected, float *grad_weight, float *grad_bias,
-                                int64_t thread, int64_t threads) {
+                                Thread thread) {
   const Sequences sequences{order, starts, lengths, count};
-  const Share share{thread, threads};
+  const Share share{thread};
   grad_projected += share.first_block() * num_rows * 6 * width;
   grad_weight += share.first_block() * 6 * width * width;
   grad_bias += share.first_block() * 2 * width;

@@ -15,9 +15,8 @@ constexpr int64_t WIDTH = TILE_VECTORS * LANES;   // and columns: together they 
 // of B is b[k * b_depth + j * b_column], and C lies row after row.
 extern "C" int han_product(int64_t rows, int64_t columns, int64_t depth, const float *a,
                            int64_t a_row, int64_t a_depth, const float *b, int64_t b_depth,
-                           int64_t b_column, const float *bias, float *c, int64_t thread,
-                           int64_t threads) {
-  const int64_t from = rows * thread / threads, to = rows * (thread + 1) / threads;
+                           int64_t b_column, const float *bias, float *c, Thread thread) {
+  const int64_t from = rows * thread.number / thread.of, to = rows * (thread.number + 1) / thread.of;
   Scratch panel(DEPTH * WIDTH);
   if (!panel) return 1;
   for (int64_t i = from; i < to; i++) {

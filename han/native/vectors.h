@@ -57,37 +57,60 @@ static inline Vector clamp(Vector x, float lowest, float highest) {
   return x > highest ? all(highest) : x;
 }
 
-// x = k ln 2 + r with a whole k and a small r: 2^k, and e^r - 1 to 2 units in the last place (the
-// polynomial of Cephes' expf). x must lie within -87 and 88.
-struct Exponent {
-  Vector scale, less_one;
+// The nearest whole number, for |x| < 2^22.
+static inline Vector round(Vector x) {
+#if defined(__AVX512F__)
+  return (Vector)_mm512_roundscale_ps((__m512)x, _MM_FROUND_TO_NEAREST_INT);
+#else
+  return (x + 12582912.0f) - 12582912.0f;  // 1.5 * 2^23 leaves no room for a fraction
+#endif
+}
 
-  explicit Exponent(Vector x) {
-    const Vector shifted = x * 1.44269504f + 12582912.0f;  // 1.5 * 2^23 leaves no fraction
-    const Vector k = shifted - 12582912.0f;
-    const Vector r = (x - k * 0.693359375f) - k * -2.12194440e-4f;
-    Vector p = all(1.9875691500e-4f);
-    p = p * r + 1.3981999507e-3f;
-    p = p * r + 8.3334519073e-3f;
-    p = p * r + 4.1665795894e-2f;
-    p = p * r + 1.6666665459e-1f;
-    p = p * r + 5.0000001201e-1f;
-    less_one = p * (r * r) + r;
-    scale = (Vector)(((Integers)shifted << 23) + 0x3f800000);
+// x 2^k for a whole k of -126 to 126.
+static inline Vector scale(Vector x, Vector k) {
+#if defined(__AVX512F__)
+  return (Vector)_mm512_scalef_ps((__m512)x, (__m512)k);
+#else
+  return x * (Vector)(((Integers)(k + 12582912.0f) << 23) + 0x3f800000);
+#endif
+}
+
+// 2^t = 2^k (1 + less_one) with a whole k, where less_one = 2^f - 1 for |f| <= 1/2 comes from a
+// polynomial with a relative error of 1.2e-7 (a least-squares fit, reweighted towards the minimax).
+struct PowerOfTwo {
+  Vector k, less_one;
+
+  explicit PowerOfTwo(Vector t) {
+    t = clamp(t, -126.0f, 126.0f);
+    k = round(t);
+    const Vector f = t - k;
+    Vector p = all(1.540350786e-4f);
+    p = p * f + 1.339073642e-3f;
+    p = p * f + 9.618237615e-3f;
+    p = p * f + 5.550357327e-2f;
+    p = p * f + 2.402264923e-1f;
+    p = p * f + 6.931471825e-1f;
+    less_one = p * f;
   }
 };
 
+constexpr float LOG2_E = 1.44269504f;
+
 static inline Vector exponential(Vector x) {
-  const Exponent e(clamp(x, -87.0f, 88.0f));
-  return e.less_one * e.scale + e.scale;
+  const PowerOfTwo e(x * LOG2_E);
+  return scale(e.less_one + 1.0f, e.k);
 }
 
-static inline Vector sigmoid(Vector x) { return 1.0f / (1.0f + exponential(-x)); }
+static inline Vector sigmoid(Vector x) {
+  const PowerOfTwo e(x * -LOG2_E);
+  return 1.0f / (1.0f + scale(e.less_one + 1.0f, e.k));
+}
 
 // (e^2x - 1) / (e^2x + 1), where e^2x - 1 is computed without the loss of what is small.
 static inline Vector hyperbolic_tangent(Vector x) {
-  const Exponent e(clamp(x + x, -30.0f, 30.0f));
-  const Vector less_one = e.less_one * e.scale + (e.scale - 1.0f);
+  const PowerOfTwo e(x * (2.0f * LOG2_E));
+  const Vector power = scale(all(1.0f), e.k);
+  const Vector less_one = e.less_one * power + (power - 1.0f);
   return less_one / (less_one + 2.0f);
 }
 
@@ -100,10 +123,13 @@ static inline void prefetch(const float *from, int64_t floats) {
   for (int64_t i = 0; i < floats; i += 16) __builtin_prefetch(from + i);
 }
 
+// Added up in pairs, which can be done side by side.
 static inline float sum(Vector x) {
-  float total = 0;
-  for (int i = 0; i < LANES; i++) total += x[i];
-  return total;
+  float parts[LANES];
+  store(parts, x);
+  for (int width = LANES / 2; width > 0; width /= 2)
+    for (int i = 0; i < width; i++) parts[i] += parts[i + width];
+  return parts[0];
 }
 
 // One tile of `multiply`: ROWS x VECTORS registers of sums over the whole depth.
@@ -166,6 +192,15 @@ static inline void multiply(int64_t rows, int64_t columns, int64_t depth, const 
   multiply_columns<TILE_VECTORS>(rows, columns, depth, a, a_row, a_depth, b, b_depth, add, c,
                                  c_row);
 }
+
+// One of the threads that share the work of a call.
+struct Thread {
+  int64_t number, of;
+  int64_t *taken;  // how many pieces of work are, counted for all threads together
+
+  // The next piece that nobody has: for work whose result does not depend on who does it.
+  int64_t take() const { return __atomic_fetch_add(taken, 1, __ATOMIC_RELAXED); }
+};
 
 // Memory for the time of a call: aligned to cache lines, and filled with zeros.
 class Scratch {
