@@ -3,15 +3,15 @@
 from __future__ import annotations
 
 import json
+from collections import Counter
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 
 import numpy as np
 import numpy.typing as npt
 import tokenizers
-from tokenizers import trainers
 
-from han.tokenization import UNKNOWN_WORD, TokenizedText, Tokenizer
+from han.tokenization import UNKNOWN_WORD, Lexicon, TokenizedText, Tokenizer, batches
 
 
 @dataclass(frozen=True, eq=False)
@@ -52,7 +52,7 @@ class Vocabulary:
             raise ValueError(f"The first word of a vocabulary must be {UNKNOWN_WORD!r}.")
         if len(ids) < len(self.words):
             raise ValueError("A word occurs twice in the vocabulary; give each once.")
-        self._engine = tokenizer.engine(ids)
+        self._lexicon = Lexicon(self.words, tokenizer.lowercase)
 
     def __len__(self) -> int:
         """Return the number of words, `<unk>` included."""
@@ -72,16 +72,12 @@ class Vocabulary:
         """
         if min_count < 1:
             raise ValueError(f"`min_count` must be at least 1, got {min_count}.")
-        counter = tokenizer.engine({UNKNOWN_WORD: 0})
-        trainer = trainers.WordLevelTrainer(
-            vocab_size=2**63 - 1, min_frequency=min_count, show_progress=False
-        )
-        counter.train_from_iterator(map(tokenizer.read_sentences, texts), trainer)
-        ids = counter.get_vocab()
-        return cls((UNKNOWN_WORD, *sorted(ids, key=ids.__getitem__)), tokenizer)
+        counts = _count(texts, tokenizer)
+        kept = (word for word, count in counts.items() if count >= min_count)
+        return cls((UNKNOWN_WORD, *sorted(kept, key=lambda word: (-counts[word], word))), tokenizer)
 
     def encode(self, texts: Sequence[str]) -> list[EncodedText]:
-        """Return the sentences, words and ids of each text; works on the texts in parallel."""
+        """Return the sentences, words and ids of each text."""
         return [
             EncodedText(
                 tokenized.sentence_spans,
@@ -90,12 +86,12 @@ class Vocabulary:
                 tokenized.cut,
                 ids,
             )
-            for ids, tokenized in self.tokenizer.encode(texts, self._engine)
+            for ids, tokenized in self.tokenizer.encode(texts, self._lexicon)
         ]
 
     def to_json(self) -> str:
         """Return the vocabulary as a `tokenizer.json` of the library `tokenizers`."""
-        return self._engine.to_str(pretty=True)
+        return self._lexicon.library.to_str(pretty=True)
 
     @classmethod
     def from_json(cls, content: str, tokenizer: Tokenizer) -> Vocabulary:
@@ -112,7 +108,10 @@ class Vocabulary:
         vocabulary = cls(sorted(ids, key=ids.__getitem__), tokenizer)
         try:
             # Through the library, so that files of its other versions compare as well.
-            same = tokenizers.Tokenizer.from_str(content).to_str() == vocabulary._engine.to_str()
+            same = (
+                tokenizers.Tokenizer.from_str(content).to_str()
+                == vocabulary._lexicon.library.to_str()
+            )
         except Exception as error:  # the library raises no narrower class
             raise ValueError(f"This is no tokenizer.json ({error}); {_ADVICE}") from error
         if not same:
@@ -121,6 +120,33 @@ class Vocabulary:
                 f"`lowercase` {tokenizer.lowercase} does; {_ADVICE}"
             )
         return vocabulary
+
+
+def _count(texts: Iterable[str], tokenizer: Tokenizer) -> Counter[str]:
+    """Return how often each word occurs.
+
+    Words are counted by their ids, which is fast, and by their letters until they have one.
+    """
+    counts: Counter[str] = Counter()
+    words = [UNKNOWN_WORD]
+    lexicon = Lexicon(words, tokenizer.lowercase)
+    for batch in batches(texts):
+        tokens = []
+        new: Counter[str] = Counter()
+        encoded = tokenizer.encode(batch, lexicon)
+        for text, (ids, tokenized) in zip(batch, encoded, strict=True):
+            tokens.append(ids)
+            spans = tokenized.word_spans[ids == Vocabulary.UNKNOWN].tolist()
+            new.update(text[start:end] for start, end in spans)
+        frequency = np.bincount(np.concatenate(tokens), minlength=len(words))
+        for token in (np.flatnonzero(frequency[1:]) + 1).tolist():
+            counts[words[token]] += int(frequency[token])
+        for word, count in new.items():
+            counts[tokenizer.normalize(word)] += count
+        if len(counts) > 1.25 * len(words):
+            words = [UNKNOWN_WORD, *counts]
+            lexicon = Lexicon(words, tokenizer.lowercase)
+    return counts
 
 
 _ADVICE = "give the one that was written with the model, and the options of that model."

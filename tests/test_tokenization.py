@@ -1,16 +1,26 @@
 # ruff: noqa: RUF001 - the texts are to hold what looks alike
 from __future__ import annotations
 
+import ctypes
+import gzip
+import json
 import re
 import subprocess
 import sys
+from collections.abc import Iterable
+from importlib import resources
+from unittest import mock
 
 import numpy as np
+import numpy.typing as npt
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from han.tokenization import TokenizedText, Tokenizer
+from han import native
+from han.tokenization import UNKNOWN_WORD, Lexicon, TokenizedText, Tokenizer
+
+BUILDS = [name for name in native.BUILDS if native.load(name) is not None]
 
 AWKWARD = [
     "👩\u200d👩\u200d👧\u200d👦",
@@ -65,13 +75,18 @@ AWKWARD = [
     " ",
     "\n\n",
 ]
+# What the cases of the words' expression are made of, whole and torn apart.
+TORN = [
+    *"aNtTsrevlDM.,:'’-1٣½日ไ😀👍🇩🇪\u0301\u200d\U0001f3fd\U000e0067\u017f\u212a\u0130 ",
+    *("n't", "N’T", "'re", "'VE", "'ll", "1.5", "..", "a.b.", "antidisestablishmentarianism"),
+]
 characters = st.one_of(st.characters(), st.characters(max_codepoint=0x7F))
-texts = st.lists(st.one_of(st.sampled_from(AWKWARD), st.text(characters)), max_size=30).map("".join)
-tokenizers = st.builds(
-    Tokenizer,
-    language=st.sampled_from(["en", "de", "ko", "zh", "ar", "ja", "hi", "es", "my"]),
-    lowercase=st.booleans(),
-)
+texts = st.lists(
+    st.one_of(st.sampled_from(AWKWARD), st.sampled_from(TORN), st.text(characters)),
+    max_size=40,
+).map("".join)
+languages = st.sampled_from(["en", "de", "ko", "zh", "ar", "ja", "hi", "es", "my"])
+tokenizers = st.builds(Tokenizer, language=languages, lowercase=st.booleans())
 
 
 def slices(text: str, spans: np.ndarray) -> list[str]:
@@ -231,23 +246,6 @@ class TestSplitSentences:
         assert slices(text, tokenized.word_spans) == text.split()
 
 
-class TestReadSentences:
-    def test_what_the_limits_cut_is_missing(self) -> None:
-        text = "One two three. Four. Five six. Seven."
-
-        assert Tokenizer().read_sentences(text) == [
-            "One two three.",
-            "Four.",
-            "Five six.",
-            "Seven.",
-        ]
-        assert Tokenizer(max_sentences=2).read_sentences(text) == ["One two three.", "Four."]
-        assert Tokenizer(max_sentences=2, max_words_per_sentence=2).read_sentences(text) == [
-            "One two",
-            "Four.",
-        ]
-
-
 class TestTokenize:
     @given(text=texts, tokenizer=tokenizers)
     @settings(max_examples=300, deadline=None)
@@ -387,6 +385,120 @@ class TestTokenize:
         text = character * 11_000_000
 
         assert Tokenizer().tokenize(text).word_spans.tolist() == [[0, len(text)]]
+
+
+def encode(
+    library: ctypes.CDLL | None, texts: Iterable[str], tokenizer: Tokenizer, words: Iterable[str]
+) -> list[tuple[npt.NDArray[np.int32], TokenizedText]]:
+    """Encode in the compiled loops given, or without any."""
+    lexicon = Lexicon([UNKNOWN_WORD, *words], tokenizer.lowercase)
+    with mock.patch.object(native, "library", library):
+        return list(tokenizer.encode(texts, lexicon))
+
+
+def assert_all_builds_agree_with_the_library(
+    texts: list[str], tokenizer: Tokenizer, every: int = 2
+) -> None:
+    """Assert that ids, spans and all are the same; `every` so many-th word has an id."""
+    expected = encode(None, texts, tokenizer, [])
+    words = {
+        tokenizer.normalize(word)
+        for text, (_, tokenized) in zip(texts, expected, strict=True)
+        for word in slices(text, tokenized.word_spans)
+    }
+    known = sorted(words)[::every]
+    expected = encode(None, texts, tokenizer, known)
+    for build in BUILDS:
+        found = encode(native.load(build), texts, tokenizer, known)
+        for (ids, tokenized), (expected_ids, expected_tokenized) in zip(
+            found, expected, strict=True
+        ):
+            assert np.array_equal(ids, expected_ids)
+            assert ids.dtype == np.int32
+            assert tokenized.cut == expected_tokenized.cut
+            for name in ("sentence_spans", "word_spans", "words_per_sentence"):
+                array, expected_array = getattr(tokenized, name), getattr(expected_tokenized, name)
+                assert np.array_equal(array, expected_array)
+                assert array.dtype == expected_array.dtype
+
+
+@pytest.mark.skipif(not BUILDS, reason="not compiled")
+class TestEncode:
+    limits = st.none() | st.integers(1, 4)
+    limited = st.builds(
+        Tokenizer,
+        language=languages,
+        lowercase=st.booleans(),
+        max_sentences=limits,
+        max_words_per_sentence=limits,
+    )
+
+    @given(texts=st.lists(texts, max_size=4), tokenizer=limited)
+    @settings(max_examples=300, deadline=None)
+    def test_compiled_loops_find_what_the_library_finds(
+        self, texts: list[str], tokenizer: Tokenizer
+    ) -> None:
+        assert_all_builds_agree_with_the_library(texts, tokenizer)
+
+    @pytest.mark.slow
+    @given(texts=st.lists(texts, max_size=4), tokenizer=limited)
+    @settings(max_examples=5_000, deadline=None)
+    def test_compiled_loops_find_what_the_library_finds_in_many_texts(
+        self, texts: list[str], tokenizer: Tokenizer
+    ) -> None:
+        assert_all_builds_agree_with_the_library(texts, tokenizer)
+
+    @pytest.mark.parametrize("lowercase", [True, False])
+    def test_they_agree_on_the_bundled_corpus(self, lowercase: bool) -> None:
+        with gzip.open(resources.files("han") / "data" / "arxiv8.jsonl.gz", "rt") as file:  # type: ignore[call-overload]
+            texts = [json.loads(line)["text"] for line in file]
+
+        assert_all_builds_agree_with_the_library(texts, Tokenizer(lowercase=lowercase))
+
+    @pytest.mark.parametrize("lowercase", [True, False])
+    @pytest.mark.parametrize(
+        "code_points",
+        [
+            range(0x600),
+            range(0x2000, 0x2200),
+            range(0xE0000, 0xE0100),
+            pytest.param(range(0x20000), marks=pytest.mark.slow),
+        ],
+        ids=["letters", "signs", "tags", "two planes"],
+    )
+    def test_they_agree_on_every_character(self, code_points: range, lowercase: bool) -> None:
+        shapes = (
+            "{0} {0}{0} a{0}b {0}.{0}. 1,{0} {0}n't n{0}t n'{0} 'l{0} '{0} a{0}t 😀{0} 😀\u200d{0}"
+        )
+        every = [chr(code) for code in code_points if not 0xD800 <= code < 0xE000]
+        texts = [
+            " ; ".join(shapes.format(character) for character in every[start : start + 16])
+            for start in range(0, len(every), 16)
+        ]
+
+        assert_all_builds_agree_with_the_library(texts, Tokenizer(lowercase=lowercase), every=3)
+
+    @pytest.mark.parametrize("lowercase", [True, False])
+    def test_words_that_look_the_same_to_a_hash_table_are_told_apart(self, lowercase: bool) -> None:
+        words = [
+            *("a", "A", "\0", "a\0", "", "ab", "ba", "é", "è", "é" * 8, "é" * 9, "日", "abcdefgh"),
+            *("abcdefghi", "abcdefgh" * 20, "abcdefgh" * 20 + "i", "-", "--", "...", "a b", "'"),
+        ]
+        texts = [f"{word} {word}a" for word in words]
+        tokenizer = Tokenizer(lowercase=lowercase)
+
+        expected = encode(None, texts, tokenizer, words)
+
+        for build in BUILDS:
+            found = encode(native.load(build), texts, tokenizer, words)
+            assert [ids.tolist() for ids, _ in found] == [ids.tolist() for ids, _ in expected]
+
+
+class TestNormalize:
+    def test_word_becomes_that_of_a_vocabulary(self) -> None:
+        assert Tokenizer().normalize("N’T") == "n't"
+        assert Tokenizer(lowercase=False).normalize("N’T") == "N'T"
+        assert Tokenizer().normalize("\ud800") == "\ufffd"
 
 
 class TestThreads:

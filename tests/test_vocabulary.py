@@ -1,20 +1,20 @@
 from __future__ import annotations
 
 import json
-import os
-import subprocess
-import sys
 from collections import Counter
 from collections.abc import Iterator
+from unittest import mock
 
 import numpy as np
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from han import native
 from han.tokenization import Tokenizer
 from han.vocabulary import EncodedText, Vocabulary
 
+BUILDS = [name for name in native.BUILDS if native.load(name) is not None]
 TEXTS = [
     "The cat sat. The dog sat too.",
     "A CAT didn\N{RIGHT SINGLE QUOTATION MARK}t sit.<br />",
@@ -106,28 +106,26 @@ class TestBuild:
         with pytest.raises(OSError, match=r"reviews\.csv: gone"):
             Vocabulary.build(read(), Tokenizer())
 
-    def test_number_of_threads_changes_nothing(self) -> None:
-        code = """
-import hashlib, random
-from han.tokenization import Tokenizer
-from han.vocabulary import Vocabulary
-draw = random.Random(0)
-texts = [" ".join(str(int(draw.paretovariate(0.5))) for _ in range(50)) for _ in range(300)]
-print(hashlib.sha256("\\n".join(Vocabulary.build(texts, Tokenizer()).words).encode()).hexdigest())
-"""
-        outputs = {
-            subprocess.run(
-                [sys.executable, "-c", code],
-                env={**os.environ, "RAYON_NUM_THREADS": threads},
-                capture_output=True,
-                text=True,
-                timeout=60,
-                check=True,
-            ).stdout
-            for threads in ("1", "2", "7")
-        }
+    @pytest.mark.parametrize("library", ["off", *BUILDS])
+    def test_words_met_late_are_counted_with_and_without_compiled_loops(self, library: str) -> None:
+        # Many words come both before and after the words so far have been given ids.
+        numbers = [*range(6_000), *range(0, 6_000, 3), *range(4_000, 8_000)]
+        texts = [f"{'Some filling. ' * 10} w{number} É{number} '{number}" for number in numbers]
+        counts = Counter(
+            word for number in numbers for word in (f"w{number}", f"é{number}", f"{number}")
+        )
+        counts.update({"some": 10 * len(texts), "filling": 10 * len(texts), ".": 10 * len(texts)})
+        counts.update({"'": len(texts)})
 
-        assert len(outputs) == 1
+        with mock.patch.object(native, "library", native.choose(library)[1]):
+            words = Vocabulary.build(iter(texts), Tokenizer(), min_count=2).words
+
+        assert words[1:] == tuple(
+            sorted(
+                (word for word, count in counts.items() if count >= 2),
+                key=lambda word: (-counts[word], word),
+            )
+        )
 
 
 class TestEncode:
