@@ -84,14 +84,24 @@ class Prediction:
         }
 
 
-class _Read(NamedTuple):
-    """A document, its words, and what the network made of them."""
+class Reading(NamedTuple):
+    """What the network makes of one document, as arrays: labels and weights at the least cost.
+
+    Attributes:
+        document: The document.
+        words: Its sentences and words, with their spans in the text and their ids.
+        label: The class with the highest probability.
+        probabilities: float64 (C,), of each class, in the order of `Predictor.labels`.
+        word_attention: float32 (N,), the weight of each word in its sentence.
+        sentence_attention: float32 (S,), the weight of each sentence in the document.
+    """
 
     document: Document
-    encoded: EncodedText
-    probabilities: npt.NDArray[np.float64]  # (C,)
-    word_attention: npt.NDArray[np.float32]  # (N,)
-    sentence_attention: npt.NDArray[np.float32]  # (S,)
+    words: EncodedText
+    label: str
+    probabilities: npt.NDArray[np.float64]
+    word_attention: npt.NDArray[np.float32]
+    sentence_attention: npt.NDArray[np.float32]
 
 
 class Predictor:
@@ -152,64 +162,92 @@ class Predictor:
             return next(self.explain_documents([Document("0", texts)]))
         return list(self.explain_documents(_numbered(texts)))
 
+    @overload
+    def read(self, texts: str) -> Reading: ...  # type: ignore[overload-overlap]  # str comes first
+    @overload
+    def read(self, texts: Iterable[str]) -> list[Reading]: ...
+    def read(self, texts: str | Iterable[str]) -> Reading | list[Reading]:
+        """Classify one text, or many, and return the weights as arrays.
+
+        Args:
+            texts: A text, or texts; ids are then their positions, from 0.
+
+        Returns:
+            A reading, or a list of them in the order of the texts.
+        """
+        if isinstance(texts, str):
+            return next(self.read_documents([Document("0", texts)]))
+        return list(self.read_documents(_numbered(texts)))
+
     def probabilities(self, texts: Iterable[str]) -> npt.NDArray[np.float64]:
         """Return the probability (B, C) of each class for each text, classes as in `labels`."""
-        rows = [read.probabilities for read in self._read(_numbered(texts))]
+        rows = [reading.probabilities for reading in self.read_documents(_numbered(texts))]
         return np.stack(rows) if rows else np.zeros((0, len(self.labels)))
 
     def classify_documents(self, documents: Iterable[Document]) -> Iterator[Prediction]:
         """Classify documents as they come, in their order, a block of them in memory at a time."""
-        for document, encoded, probabilities, _, _ in self._read(documents):
+        for document, words, _, probabilities, _, _ in self.read_documents(documents):
             yield Prediction.from_probabilities(
                 document.id,
                 self.labels,
                 probabilities.tolist(),
-                truncated=bool(encoded.cut),
-                empty=len(encoded.tokens) == 0,
+                truncated=bool(words.cut),
+                empty=len(words.tokens) == 0,
                 columns=document.columns,
                 true=document.label,
             )
 
     def explain_documents(self, documents: Iterable[Document]) -> Iterator[Explanation]:
         """Explain documents as they come, in their order, a block of them in memory at a time."""
-        for document, encoded, probabilities, word_attention, sentence_attention in self._read(
-            documents
-        ):
+        for reading in self.read_documents(documents):
+            document, words = reading.document, reading.words
             yield Explanation.from_attention(
                 id=document.id,
                 text=document.text,
                 labels=self.labels,
-                probabilities=probabilities,
-                word_spans=encoded.word_spans,
-                sentence_spans=encoded.sentence_spans,
-                words_per_sentence=encoded.words_per_sentence,
-                word_attention=word_attention,
-                sentence_attention=sentence_attention,
-                unknown=encoded.tokens == Vocabulary.UNKNOWN,
+                probabilities=reading.probabilities,
+                word_spans=words.word_spans,
+                sentence_spans=words.sentence_spans,
+                words_per_sentence=words.words_per_sentence,
+                word_attention=reading.word_attention,
+                sentence_attention=reading.sentence_attention,
+                unknown=words.tokens == Vocabulary.UNKNOWN,
                 model=self.bundle.reference or ModelReference(sha256="", version=""),
-                cut=encoded.cut,
+                cut=words.cut,
                 true=document.label,
             )
 
-    def _read(self, documents: Iterable[Document]) -> Iterator[_Read]:
-        """Run the network over the documents, batches sorted by length, results in their order."""
+    def read_documents(self, documents: Iterable[Document]) -> Iterator[Reading]:
+        """Read documents as they come, in their order, a block or two of them in memory at a time.
+
+        Within a block they go through the network in batches of similar length.
+        """
+        for block, words in self._encoded(documents):
+            readings: list[Reading | None] = [None] * len(block)
+            by_length = sorted(range(len(block)), key=lambda index: len(words[index].tokens))
+            for batch in _batches(by_length, words):
+                for index, result in zip(batch, self._run([words[i] for i in batch]), strict=True):
+                    readings[index] = Reading(block[index], words[index], *result)
+            for index, reading in enumerate(readings):
+                assert reading is not None
+                yield reading
+                readings[index] = None
+
+    def _encoded(
+        self, documents: Iterable[Document]
+    ) -> Iterator[tuple[list[Document], list[EncodedText]]]:
+        """Yield block by block the documents and their words."""
         for block in in_blocks(
             documents, max_documents=BLOCK_DOCUMENTS, max_characters=BLOCK_CHARACTERS
         ):
-            encoded = self.bundle.vocabulary.encode([document.text for document in block])
-            read: dict[int, _Read] = {}
-            by_length = sorted(range(len(block)), key=lambda index: len(encoded[index].tokens))
-            for batch in _batches(by_length, encoded):
-                results = self._run([encoded[index] for index in batch])
-                for index, result in zip(batch, results, strict=True):
-                    read[index] = _Read(block[index], encoded[index], *result)
-            for index in range(len(block)):
-                yield read.pop(index)
+            yield block, self.bundle.vocabulary.encode([document.text for document in block])
 
     def _run(
         self, texts: list[EncodedText]
-    ) -> Iterator[tuple[npt.NDArray[np.float64], npt.NDArray[np.float32], npt.NDArray[np.float32]]]:
-        """Yield each text's probabilities, word attention and sentence attention."""
+    ) -> Iterator[
+        tuple[str, npt.NDArray[np.float64], npt.NDArray[np.float32], npt.NDArray[np.float32]]
+    ]:
+        """Yield each text's label, probabilities, word attention and sentence attention."""
         sentences = np.array([len(text.words_per_sentence) for text in texts], np.int64)
         words = np.array([len(text.tokens) for text in texts], np.int64)
         batch = Batch.from_arrays(
@@ -220,14 +258,20 @@ class Predictor:
         with torch.inference_mode():
             output = self._network(batch.to(self._device))
             probabilities = output.logits.double().softmax(1).cpu().numpy()
+        best = probabilities.argmax(1).tolist()
         word_ends = [0, *np.cumsum(words).tolist()]
         sentence_ends = [0, *np.cumsum(sentences).tolist()]
         word_attention = output.word_attention.float().cpu().numpy()
         sentence_attention = output.sentence_attention.float().cpu().numpy()
-        for row, word, sentence in zip(
-            probabilities, pairwise(word_ends), pairwise(sentence_ends), strict=True
+        for row, label, word, sentence in zip(
+            probabilities, best, pairwise(word_ends), pairwise(sentence_ends), strict=True
         ):
-            yield row, word_attention[slice(*word)], sentence_attention[slice(*sentence)]
+            yield (
+                self.labels[label],
+                row,
+                word_attention[slice(*word)],
+                sentence_attention[slice(*sentence)],
+            )
 
 
 def load(path: str | Path) -> Predictor:
