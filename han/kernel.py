@@ -151,8 +151,7 @@ class _Recurrence(torch.autograd.Function):
         order = longest_first[: int(lengths.count_nonzero())]
         starts = lengths.cumsum(0) - lengths
         states = projected.new_empty(steps, 2 * width)
-        if any(ctx.needs_input_grad):
-            native.keep_freed_memory()
+        native.keep_freed_memory()
         _call(
             "han_gru_forward",
             _threads(steps),

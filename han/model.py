@@ -6,6 +6,7 @@ from typing import NamedTuple, Self
 
 import torch
 from torch import Tensor, nn
+from torch.optim.optimizer import register_optimizer_step_post_hook
 
 from han.attention import AdditiveAttention
 from han.batching import Batch
@@ -175,13 +176,16 @@ class _WordTable:
     Without training, every batch multiplies much the same words by the same weights. Once as many
     have been multiplied as the vocabulary holds, all of it is, and batches only look their words
     up: one text waits for no table, and many texts pay for each word at most twice.
+
+    The table is of certain weights, which are known by their place, their version numbers and how
+    many steps optimisers have taken: fused ones change weights but not the numbers.
     """
 
     def __init__(self) -> None:
         self._state: tuple[object, int, Tensor | None] = (None, 0, None)
 
     def forget(self) -> None:
-        """Start anew, since fused optimisers change weights but not their version numbers."""
+        """Start anew."""
         self._state = (None, 0, None)
 
     def look_up(self, tokens: Tensor, vectors: Tensor, gru: RaggedGRU) -> tuple[Tensor, Tensor]:
@@ -193,11 +197,10 @@ class _WordTable:
             gru: The recurrent encoder of the words.
         """
         parameters = (vectors, *gru.parameters())
-        # A gradient or inference mode: they may change, and no version number would tell.
-        changing = any(p.grad is not None or p.is_inference() for p in parameters)
-        weights = None if changing else [(p.data_ptr(), p._version) for p in parameters]
+        known = not any(p.is_inference() for p in parameters)  # those have no version number
+        weights = (known and [(p.data_ptr(), p._version) for p in parameters], _steps_taken)
         of_weights, multiplied, table = self._state
-        if changing or of_weights != weights:
+        if not known or of_weights != weights:
             multiplied, table = 0, None
         if table is None and multiplied >= len(vectors):
             table = gru.project(vectors)
@@ -208,6 +211,17 @@ class _WordTable:
             projected, rows = table, tokens
         self._state = (weights, multiplied, table)
         return projected, rows
+
+
+_steps_taken = 0  # by all optimisers together
+
+
+def _count_step(*_: object) -> None:
+    global _steps_taken
+    _steps_taken += 1
+
+
+register_optimizer_step_post_hook(_count_step)
 
 
 def _distinct(tokens: Tensor, vocabulary_size: int, dropout: float = 0.0) -> tuple[Tensor, Tensor]:

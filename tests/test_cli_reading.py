@@ -400,6 +400,25 @@ class TestMain:
         for option in ("--output", "--text_column", "--split", "--encoding", "--on_bad_row"):
             assert option in out
 
+    @pytest.mark.parametrize("compiled", [True, False])
+    def test_torch_s_threads_wait_without_work(
+        self, compiled: bool, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        for name in ("OMP_WAIT_POLICY", "OMP_NUM_THREADS"):
+            monkeypatch.setenv(name, "")  # so that it is put back afterwards
+            monkeypatch.delenv(name)
+        monkeypatch.setattr(native, "library", object() if compiled else None)
+        assert main(["classify", "no_such_model", "text"]) == 1
+        assert os.environ["OMP_WAIT_POLICY"] == "PASSIVE"
+        assert os.environ.get("OMP_NUM_THREADS") == (None if compiled else "1")
+
+    def test_a_user_s_threads_are_left_alone(self, monkeypatch: pytest.MonkeyPatch) -> None:
+        monkeypatch.setenv("OMP_WAIT_POLICY", "ACTIVE")
+        monkeypatch.setenv("OMP_NUM_THREADS", "3")
+        monkeypatch.setattr(native, "library", None)
+        assert main(["classify", "no_such_model", "text"]) == 1
+        assert (os.environ["OMP_WAIT_POLICY"], os.environ["OMP_NUM_THREADS"]) == ("ACTIVE", "3")
+
     def test_version_is_printed(self, capsys: pytest.CaptureFixture[str]) -> None:
         with pytest.raises(SystemExit) as caught:
             main(["--version"])

@@ -2,13 +2,16 @@
 
 from __future__ import annotations
 
+import copy
 import itertools
+from collections.abc import Callable
 
 import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch import Tensor, nn
+from torch.optim import AdamW
 
 from han.batching import Batch
 from han.model import AttentiveEncoder, HANOutput, HierarchicalAttentionNetwork
@@ -226,3 +229,79 @@ class TestHierarchicalAttentionNetwork:
         output = network.cuda()(batch.to("cuda"))
         for ours, reference in zip(output, expected, strict=True):
             torch.testing.assert_close(ours.cpu(), reference)
+
+
+def set_in_place(network: HierarchicalAttentionNetwork) -> None:
+    with torch.no_grad():
+        network.embedding.weight.mul_(2)
+
+
+def load_other_weights(network: HierarchicalAttentionNetwork) -> None:
+    network.load_state_dict({k: 2 * v for k, v in network.state_dict().items()})
+
+
+def replace_a_parameter(network: HierarchicalAttentionNetwork) -> None:
+    network.word_encoder.gru.weight_ih_l0.data = network.word_encoder.gru.weight_ih_l0.data * 2
+
+
+def train_by_hand(network: HierarchicalAttentionNetwork) -> None:
+    with torch.enable_grad():
+        network(Batch.from_lists(make_documents())).logits.sum().backward()
+    for parameter in network.parameters():
+        assert parameter.grad is not None
+        parameter.data -= parameter.grad  # no version number tells of it
+
+
+def take_a_fused_step(network: HierarchicalAttentionNetwork) -> None:
+    """A step after which nothing but the optimiser has touched the network."""
+    optimizer = AdamW(network.parameters(), lr=0.1, fused=True)
+    for parameter in network.parameters():
+        parameter.grad = torch.ones_like(parameter)
+    optimizer.step()
+
+
+class TestWordTable:
+    @pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
+    def test_many_batches_read_as_the_first(self, dtype: torch.dtype) -> None:
+        network, batch = make_network().to(dtype), Batch.from_lists(make_documents())
+        expected = network(batch)
+        with torch.no_grad():
+            outputs = [network(batch) for _ in range(5)]
+        assert network._word_table._state[2] is not None
+        for output in outputs:
+            for result, reference in zip(output, expected, strict=True):
+                torch.testing.assert_close(result, reference)
+
+    @pytest.mark.parametrize(
+        "change",
+        [
+            set_in_place,
+            load_other_weights,
+            replace_a_parameter,
+            train_by_hand,
+            take_a_fused_step,
+            nn.Module.half,
+        ],
+    )
+    def test_other_weights_make_another_table(
+        self, change: Callable[[HierarchicalAttentionNetwork], object]
+    ) -> None:
+        network, batch = make_network(), Batch.from_lists(make_documents())
+        with torch.no_grad():
+            before = [network(batch).logits for _ in range(5)][-1]
+            change(network)
+            network.double()
+            after = [network(batch).logits for _ in range(5)]
+        expected = copy.deepcopy(network)
+        expected._word_table.forget()
+        assert not torch.equal(after[0], before)
+        for logits in after:
+            torch.testing.assert_close(logits, expected(batch).logits)
+
+    def test_weights_made_in_inference_mode_have_none(self) -> None:
+        batch = Batch.from_lists(make_documents())
+        with torch.inference_mode():
+            network = make_network()
+            first = [network(batch).logits for _ in range(5)][-1]
+            network.embedding.weight.mul_(2)
+            assert not torch.equal(network(batch).logits, first)

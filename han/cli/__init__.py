@@ -35,15 +35,13 @@ def main(args: Sequence[str] | None = None) -> int:
         command line is wrong, 130 where the user interrupted.
     """
     args = sys.argv[1:] if args is None else list(args)
-    # The recurrence is a chain of small operations. More threads speed it up by a third at best,
-    # and on a machine that does other work too they slow it down several times.
-    os.environ.setdefault("OMP_NUM_THREADS", "1")
     if isinstance(sys.stdout, io.TextIOWrapper):
         # What is read by programs is UTF-8 everywhere; a terminal gets what it can show.
         encoding = sys.stdout.encoding if sys.stdout.isatty() else "utf-8"
         sys.stdout.reconfigure(encoding=encoding, errors="backslashreplace")
     try:
         if args and args[0] in TRAINING:
+            _choose_threads()
             from han.cli.training import run
 
             run(args)
@@ -69,6 +67,18 @@ def main(args: Sequence[str] | None = None) -> int:
     except ValueError as error:
         return _fail(str(error))
     return 0
+
+
+def _choose_threads() -> None:
+    """Set how torch's threads work, before torch is loaded; what the user has set stays."""
+    from han import native
+
+    # By default they wait at full speed for each other. On a machine that does other work too, that
+    # can make everything many times slower, and alone it gains little.
+    os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
+    if native.library is None:
+        # The recurrence is then a chain of small operations, which more threads rather slow down.
+        os.environ.setdefault("OMP_NUM_THREADS", "1")
 
 
 def printable(text: str) -> str:
@@ -181,18 +191,21 @@ def _add_input(parser: argparse.ArgumentParser) -> None:
 
 
 def _demo(command: argparse.Namespace) -> None:
+    _choose_threads()
     from han.cli.demo import demo
 
     demo(command.run_dir)
 
 
 def _classify(command: argparse.Namespace) -> None:
+    _choose_threads()
     from han.cli.reading import classify
 
     classify(command)
 
 
 def _explain(command: argparse.Namespace) -> None:
+    _choose_threads()
     from han.cli.reading import explain
 
     explain(command)

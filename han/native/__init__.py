@@ -15,6 +15,7 @@ import importlib.util
 import os
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
 from typing import TypeAlias
 
 
@@ -95,16 +96,86 @@ def call_in_threads(
         MemoryError: A thread got no memory.
     """
     taken = ctypes.c_int64(0)
-    of_thread = [Thread(number, threads, ctypes.pointer(taken)) for number in range(threads)]
-    started = [_pool(threads).submit(function, *arguments, thread) for thread in of_thread[1:]]
-    failed = [function(*arguments, of_thread[0]), *(thread.result() for thread in started)]
+    failed = []
+
+    def work(number: int) -> None:
+        failed.append(function(*arguments, Thread(number, threads, ctypes.pointer(taken))))
+
+    if threads == 1:
+        work(0)
+    else:
+        _run_on_threads(work, threads)
     if any(failed):
         raise MemoryError("No memory is left for the compiled loops.")
 
 
+def _run_on_threads(work: Callable[[int], None], threads: int) -> None:
+    """Call `work` with 0, 1, ... on as many threads, and wait for all of them."""
+    parallel = None if _forked else _openmp()
+    if parallel is None:
+        started = [_pool(threads).submit(work, number) for number in range(1, threads)]
+        work(0)
+        for thread in started:
+            thread.result()
+        return
+    numbers = iter(range(threads))
+    errors: list[BaseException] = []
+
+    def on_thread(_: object) -> None:
+        try:
+            work(next(numbers))
+        except BaseException as error:  # C, which called this, knows no exceptions
+            errors.append(error)
+
+    parallel(_CALLBACK(on_thread), None, threads, 0)
+    if errors:
+        raise errors[0]
+    for number in numbers:  # it may have had fewer threads to give
+        work(number)
+
+
+_CALLBACK = ctypes.CFUNCTYPE(None, ctypes.c_void_p)
+
+
+@functools.cache
+def _openmp() -> Callable[..., None] | None:
+    """Return GNU OpenMP's call to run a function on several threads, if torch has brought it along.
+
+    Threads of another kind would be in the way of torch's, which wait for a while for more work, at
+    full speed, after each of its operations.
+    """
+    maps = Path("/proc/self/maps")
+    if not maps.exists():
+        return None
+    for line in maps.read_text(encoding="utf-8", errors="replace").splitlines():
+        _, slash, path = line.partition("/")
+        if "libgomp" in Path(path).name and "torch" in path:
+            return getattr(ctypes.CDLL(slash + path), "GOMP_parallel", None)
+    return None
+
+
+@functools.cache
+def _pool(threads: int) -> ThreadPoolExecutor:
+    return ThreadPoolExecutor(threads - 1, thread_name_prefix="han")
+
+
+_forked = False
+
+
+def _after_fork() -> None:
+    """Start anew: a fork has none of its parent's threads, and OpenMP does not notice."""
+    global _forked
+    _forked = True
+    _pool.cache_clear()
+
+
+if hasattr(os, "register_at_fork"):
+    os.register_at_fork(after_in_child=_after_fork)
+
+
 @functools.cache
 def keep_freed_memory() -> None:
-    """Let the process keep what a training step frees, for the next step.
+    """Let the process keep what a batch frees, for the next batch.
 
     The C library gives large pieces back to the system, which clears them page by page when they
     are asked for again: a tenth of a step. Affects the whole process; without effect where the C
@@ -117,12 +188,3 @@ def keep_freed_memory() -> None:
         trim_threshold, mmap_threshold = -1, -3  # as in malloc.h
         mallopt(mmap_threshold, 1 << 28)
         mallopt(trim_threshold, 1 << 29)
-
-
-@functools.cache
-def _pool(threads: int) -> ThreadPoolExecutor:
-    return ThreadPoolExecutor(threads - 1, thread_name_prefix="han")
-
-
-if hasattr(os, "register_at_fork"):
-    os.register_at_fork(after_in_child=_pool.cache_clear)  # a fork has none of its parent's threads

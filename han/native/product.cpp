@@ -29,15 +29,15 @@ extern "C" int han_product(int64_t rows, int64_t columns, int64_t depth, const f
     const int64_t deep = std::min(DEPTH, depth - k);
     for (int64_t j = 0; j < columns; j += WIDTH) {
       const int64_t wide = std::min(WIDTH, columns - j);
-      for (int64_t l = 0; l < deep; l++) {
-        const float *source = b + (k + l) * b_depth + j * b_column;
-        if (b_column == 1)
-          std::memcpy(panel + l * WIDTH, source, (size_t)wide * 4);
-        else
-          for (int64_t i = 0; i < wide; i++) panel[l * WIDTH + i] = source[i * b_column];
-      }
-      multiply(to - from, wide, deep, a + from * a_row + k * a_depth, a_row, a_depth, panel, WIDTH,
-               true, c + from * columns + j, columns);
+      const float *block = b + k * b_depth + j * b_column;
+      const bool as_it_lies = b_column == 1 && wide % LANES == 0;
+      if (!as_it_lies)
+        for (int64_t l = 0; l < deep; l++)
+          for (int64_t i = 0; i < wide; i++)
+            panel[l * WIDTH + i] = block[l * b_depth + i * b_column];
+      multiply(to - from, wide, deep, a + from * a_row + k * a_depth, a_row, a_depth,
+               as_it_lies ? block : panel, as_it_lies ? b_depth : WIDTH, true,
+               c + from * columns + j, columns);
     }
   }
   return 0;

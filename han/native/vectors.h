@@ -52,9 +52,15 @@ static inline Vector all(float value) { return Vector{} + value; }
 // The number of floats in the fewest whole vectors that hold `width` of them.
 static inline int64_t padded(int64_t width) { return (width + LANES - 1) / LANES * LANES; }
 
+// What is no number stays none.
 static inline Vector clamp(Vector x, float lowest, float highest) {
+#if defined(__AVX512F__)
+  const __m512 above = _mm512_max_ps((__m512)all(lowest), (__m512)x);
+  return (Vector)_mm512_min_ps((__m512)all(highest), above);
+#else
   x = x < lowest ? all(lowest) : x;
   return x > highest ? all(highest) : x;
+#endif
 }
 
 // The nearest whole number, for |x| < 2^22.
@@ -81,7 +87,6 @@ struct PowerOfTwo {
   Vector k, less_one;
 
   explicit PowerOfTwo(Vector t) {
-    t = clamp(t, -126.0f, 126.0f);
     k = round(t);
     const Vector f = t - k;
     Vector p = all(1.540350786e-4f);
@@ -97,18 +102,19 @@ struct PowerOfTwo {
 constexpr float LOG2_E = 1.44269504f;
 
 static inline Vector exponential(Vector x) {
-  const PowerOfTwo e(x * LOG2_E);
+  const PowerOfTwo e(clamp(x * LOG2_E, -126.0f, 126.0f));
   return scale(e.less_one + 1.0f, e.k);
 }
 
+// Both limits below are beyond what a float of the result, or of its use in a sum, can tell.
 static inline Vector sigmoid(Vector x) {
-  const PowerOfTwo e(x * -LOG2_E);
+  const PowerOfTwo e(clamp(x * -LOG2_E, -60.0f, 60.0f));
   return 1.0f / (1.0f + scale(e.less_one + 1.0f, e.k));
 }
 
 // (e^2x - 1) / (e^2x + 1), where e^2x - 1 is computed without the loss of what is small.
 static inline Vector hyperbolic_tangent(Vector x) {
-  const PowerOfTwo e(x * (2.0f * LOG2_E));
+  const PowerOfTwo e(clamp(x * (2.0f * LOG2_E), -60.0f, 60.0f));
   const Vector power = scale(all(1.0f), e.k);
   const Vector less_one = e.less_one * power + (power - 1.0f);
   return less_one / (less_one + 2.0f);
