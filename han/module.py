@@ -216,7 +216,10 @@ class HANModule(pl.LightningModule):
 
     def _optimizer(self) -> Optimizer:
         embedding = self.network.embedding.weight
-        self.network.embedding.sparse = self._updates_rows
+        # Not between processes: DistributedDataParallel would have to know before, and NCCL cannot
+        # sum sparse gradients at all. The rows that are updated are the same.
+        alone = self._trainer is None or self._trainer.world_size == 1
+        self.network.embedding.sparse = alone and self.hparams["optimizer"] == "adamw"
         others = [p for p in self.network.parameters() if p is not embedding]
         groups: list[dict[str, Any]] = [
             {"params": [p for p in others if p.ndim > 1]},
@@ -224,6 +227,7 @@ class HANModule(pl.LightningModule):
         ]
         if (embedding_rate := self.hparams["embedding_learning_rate"]) > 0:
             groups.append({"params": [embedding], "weight_decay": 0.0, "lr": embedding_rate})
+            groups[-1]["rowwise"] = True
         rate, decay = self.hparams["learning_rate"], self.hparams["weight_decay"]
         if self.hparams["optimizer"] == "sgd":
             momentum = self.hparams["momentum"]
@@ -253,14 +257,6 @@ class HANModule(pl.LightningModule):
             norm = nn.utils.get_total_norm(grads)
             for grad in grads:
                 grad.mul_((gradient_clip_val / (norm + 1e-6)).clamp(max=1.0))
-
-    @property
-    def _updates_rows(self) -> bool:
-        """Whether only the word vectors of a batch are updated: NCCL sums no sparse gradients."""
-        among_gpus = self._trainer is not None and (
-            self._trainer.world_size > 1 and self.device.type != "cpu"
-        )
-        return self.hparams["optimizer"] == "adamw" and not among_gpus
 
     @property
     def _datamodule(self) -> Any:  # noqa: ANN401  # Lightning sets it and leaves it untyped

@@ -13,12 +13,13 @@ from han import kernel
 
 
 class RowwiseAdamW(AdamW):
-    """AdamW (Loshchilov & Hutter 2019) that also takes sparse gradients, those of word vectors.
+    """AdamW (Loshchilov & Hutter 2019), of word vectors for those alone that a batch has.
 
-    Of a parameter with a sparse gradient only the rows that have one are changed, together with
-    their running averages, as `torch.optim.SparseAdam` does: a batch has a few thousand of a
-    vocabulary's words, and the others would take a good part of the time of a step. Such a
-    parameter has no weight decay. Parameters with other gradients are left to `AdamW`.
+    Of a parameter in a group with `rowwise` only the rows that have a gradient are changed,
+    together with their running averages, as `torch.optim.SparseAdam` does: a batch has a few
+    thousand of a vocabulary's words, and the others would take a good part of the time of a step.
+    The gradient may be sparse. Such a parameter has no weight decay. The other groups are left to
+    `AdamW`.
     """
 
     @overload
@@ -32,16 +33,16 @@ class RowwiseAdamW(AdamW):
         if closure is not None:
             with torch.enable_grad():
                 loss = closure()
-        sparse = [
+        rowwise = [
             (parameter, group, parameter.grad)
             for group in self.param_groups
             for parameter in group["params"]
-            if parameter.grad is not None and parameter.grad.is_sparse
+            if group.get("rowwise", False) and parameter.grad is not None
         ]
-        for parameter, _, _ in sparse:
+        for parameter, _, _ in rowwise:
             parameter.grad = None
         super().step()
-        for parameter, group, grad in sparse:
+        for parameter, group, grad in rowwise:
             parameter.grad = grad
             rate, betas, epsilon = group["lr"], group["betas"], group["eps"]
             self._update_rows(parameter, distinct_rows(grad), float(rate), betas, epsilon)
@@ -80,10 +81,16 @@ class RowwiseAdamW(AdamW):
 
 
 def distinct_rows(grad: Tensor) -> Tensor:
-    """Return a sparse gradient with every row once; itself if it is so already.
+    """Return a gradient as a sparse one that has each row once; itself if it is so already.
 
-    The embedding of increasing ids has such a gradient, but does not say so.
+    Of a dense gradient the rows that are not zero are taken. The sparse gradient of an embedding of
+    increasing ids has each row once, but does not say so.
     """
+    if not grad.is_sparse:
+        rows = grad.any(1).nonzero().squeeze(1)
+        return torch.sparse_coo_tensor(
+            rows[None], grad[rows], grad.shape, is_coalesced=True, check_invariants=False
+        )
     rows = grad._indices()[0]
     if bool((rows[1:] > rows[:-1]).all()):
         return grad

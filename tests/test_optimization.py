@@ -29,12 +29,16 @@ def make_rows(width: int = 21) -> nn.Parameter:
     return nn.Parameter(torch.randn(6, width))
 
 
+def make_optimizer(parameter: nn.Parameter) -> RowwiseAdamW:
+    return RowwiseAdamW([{"params": [parameter], "rowwise": True}], lr=0.1, weight_decay=0.5)
+
+
 class TestRowwiseAdamW:
     def test_equals_adamw_where_every_row_has_a_gradient(self) -> None:
         ours = make_rows()
         theirs = copy.deepcopy(ours)
         optimizers = [
-            RowwiseAdamW([ours], lr=0.1), AdamW([theirs], lr=0.1, weight_decay=0.0)
+            make_optimizer(ours), AdamW([theirs], lr=0.1, weight_decay=0.0)
         ]  # fmt: skip
         for _ in range(5):
             values = torch.randn(6, 21)
@@ -46,7 +50,7 @@ class TestRowwiseAdamW:
     def test_equals_sparse_adam_on_any_rows(self) -> None:
         ours = make_rows()
         theirs = copy.deepcopy(ours)
-        optimizers = [RowwiseAdamW([ours], lr=0.1), SparseAdam([theirs], lr=0.1)]
+        optimizers = [make_optimizer(ours), SparseAdam([theirs], lr=0.1)]
         for rows in ([0, 2], [2, 5], [5], [0, 1, 2]):
             ours.grad = sparse(rows, torch.randn(len(rows), 21))
             theirs.grad = ours.grad.clone()
@@ -54,10 +58,20 @@ class TestRowwiseAdamW:
                 optimizer.step()
         torch.testing.assert_close(ours, theirs, rtol=1e-5, atol=1e-6)
 
+    def test_a_dense_gradient_changes_the_same_rows(self) -> None:
+        sparsely, densely = make_rows(), make_rows()
+        optimizers = [make_optimizer(sparsely), make_optimizer(densely)]
+        for rows in ([0, 2], [2, 5], [5]):
+            sparsely.grad = sparse(rows, torch.randn(len(rows), 21))
+            densely.grad = sparsely.grad.to_dense()
+            for optimizer in optimizers:
+                optimizer.step()
+        assert torch.equal(sparsely, densely)
+
     def test_rows_without_a_gradient_keep_their_bits(self) -> None:
         parameter = make_rows()
         before = parameter.detach().clone()
-        optimizer = RowwiseAdamW([parameter], lr=0.1, weight_decay=0.5)
+        optimizer = make_optimizer(parameter)
         for _ in range(2):
             parameter.grad = sparse([1, 4], torch.ones(2, 21))
             optimizer.step()
@@ -70,14 +84,15 @@ class TestRowwiseAdamW:
         once.grad = sparse([3], torch.full((1, 21), 5.0))
         twice.grad = sparse([3, 3], torch.tensor([[2.0] * 21, [3.0] * 21]))
         for parameter in (once, twice):
-            RowwiseAdamW([parameter], lr=0.1).step()
+            make_optimizer(parameter).step()
         assert torch.equal(once, twice)
 
     @pytest.mark.parametrize("fused", [True, False])
     def test_other_parameters_get_adamw(self, fused: bool) -> None:
         rows, ours = make_rows(), nn.Parameter(torch.randn(3, 4))
         theirs = copy.deepcopy(ours)
-        optimizers = [RowwiseAdamW([rows, ours], fused=fused), AdamW([theirs], fused=fused)]
+        groups = [{"params": [rows], "rowwise": True}, {"params": [ours]}]
+        optimizers = [RowwiseAdamW(groups, fused=fused), AdamW([theirs], fused=fused)]
         for _ in range(3):
             rows.grad = sparse([1], torch.ones(1, 21))
             ours.grad = torch.randn(3, 4)
@@ -89,13 +104,13 @@ class TestRowwiseAdamW:
 
     def test_goes_on_from_its_state(self) -> None:
         parameter = make_rows()
-        optimizer = RowwiseAdamW([parameter], lr=0.1)
+        optimizer = make_optimizer(parameter)
         gradients = [torch.randn(2, 21) for _ in range(4)]
         for values in gradients[:2]:
             parameter.grad = sparse([0, 3], values)
             optimizer.step()
         other = copy.deepcopy(parameter)
-        resumed = RowwiseAdamW([other], lr=0.1)
+        resumed = make_optimizer(other)
         resumed.load_state_dict(copy.deepcopy(optimizer.state_dict()))
         for values in gradients[2:]:
             parameter.grad = sparse([0, 3], values)
@@ -113,7 +128,7 @@ class TestRowwiseAdamW:
             return 2.5
 
         before = parameter.detach().clone()
-        assert RowwiseAdamW([parameter]).step(closure) == 2.5
+        assert make_optimizer(parameter).step(closure) == 2.5
         assert not torch.equal(parameter, before)
 
 
@@ -121,6 +136,13 @@ class TestDistinctRows:
     def test_increasing_rows_are_left_as_they_are(self) -> None:
         grad = sparse([0, 2, 5], torch.randn(3, 2))
         assert distinct_rows(grad) is grad
+
+    def test_of_a_dense_gradient_those_that_are_not_zero(self) -> None:
+        grad = torch.tensor([[0.0, 0.0], [0.0, -1.0], [0.0, 0.0], [torch.nan, 0.0]])
+        tidy = distinct_rows(grad)
+        assert tidy.is_coalesced()
+        assert tidy.indices().tolist() == [[1, 3]]
+        torch.testing.assert_close(tidy.to_dense(), grad, equal_nan=True)
 
     @pytest.mark.parametrize("rows", [[2, 0, 5], [0, 0, 5], [5, 0, 0]])
     def test_others_are_sorted_and_summed(self, rows: list[int]) -> None:

@@ -22,8 +22,8 @@ from han.documents import Document, in_blocks, read_documents
 from han.tokenization import Tokenizer
 from han.vocabulary import Vocabulary
 
-_BLOCK_CHARACTERS = 2_000_000
-_BLOCK_DOCUMENTS = 10_000
+_BLOCK_CHARACTERS = 500_000
+_BLOCK_DOCUMENTS = 2_500
 
 
 class Builder:

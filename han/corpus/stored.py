@@ -1,4 +1,4 @@
-"""What is on disk, as it is read: a corpus, and the memory-mapped documents of its splits."""
+"""What is on disk, as it is read: a corpus, and the documents of its splits."""
 
 from __future__ import annotations
 
@@ -23,36 +23,29 @@ IntArray = npt.NDArray[np.int64]
 
 
 class StoredDocuments:
-    """The documents of one split, memory-mapped: what is read of them is what is in memory.
+    """The documents of one split, on disk: memory holds a few numbers of each, and what is read.
 
     Args:
         directory: The split's folder in the store of a corpus.
 
     Attributes:
-        ids: Each document's id.
-        texts: Each document's text.
         labels: int64 (B,), each document's class; -1 where it is not known.
         truncated: bool (B,), whether a limit cut the document.
+        sentences_per_document: int64 (B,), the number of sentences of each document.
     """
 
     def __init__(self, directory: Path) -> None:
         self._directory = directory
-        self._tokens = _load_array(directory, "tokens")
-        self._token_offsets = _load_array(directory, "token_offsets")
-        self._words_per_sentence = _load_array(directory, "words_per_sentence")
-        self._sentence_offsets = _load_array(directory, "sentence_offsets")
+        self._words = _ArrayFile(directory / "words.npy")
+        self._offsets = _load_array(directory, "offsets")
+        self.sentences_per_document: IntArray = _load_array(directory, "sentences_per_document")
         self.labels: IntArray = _load_array(directory, "labels")
         self.truncated: npt.NDArray[np.bool_] = _load_array(directory, "truncated")
-        rows = pa.ipc.open_file(pa.memory_map(str(directory / "rows.arrow"))).read_all()
-        self.ids = StringColumn(rows["id"])
-        self.texts = StringColumn(rows["text"])
-        self._columns = StringColumn(rows["columns"])
         if (
-            self._token_offsets[-1] != len(self._tokens)
-            or self._sentence_offsets[-1] != len(self._words_per_sentence)
-            or len(self._token_offsets) != len(self) + 1
-            or len(self._sentence_offsets) != len(self) + 1
-            or len(self.ids) != len(self)
+            self._offsets[-1] != len(self._words)
+            or len(self._offsets) != len(self) + 1
+            or len(self.sentences_per_document) != len(self)
+            or len(self.truncated) != len(self)
         ):
             raise ValueError(f"{directory}: the arrays do not fit together; delete the folder.")
 
@@ -61,18 +54,23 @@ class StoredDocuments:
         return len(self.labels)
 
     def __reduce__(self) -> tuple[type[StoredDocuments], tuple[Path]]:
-        """Pickle the folder alone: another process maps the same files."""
+        """Pickle the folder alone: another process opens the same files."""
         return StoredDocuments, (self._directory,)
 
     @cached_property
     def words_per_document(self) -> IntArray:
         """The number of words of each document, int64 (B,)."""
-        return np.diff(self._token_offsets)
+        return np.diff(self._offsets)
 
     @cached_property
-    def sentences_per_document(self) -> IntArray:
-        """The number of sentences of each document, int64 (B,)."""
-        return np.diff(self._sentence_offsets)
+    def ids(self) -> StringColumn:
+        """Each document's id."""
+        return StringColumn(self._rows["id"])
+
+    @cached_property
+    def texts(self) -> StringColumn:
+        """Each document's text."""
+        return StringColumn(self._rows["text"])
 
     def columns(self, index: int) -> dict[str, Value]:
         """Return the extra columns that were kept of a document."""
@@ -91,12 +89,18 @@ class StoredDocuments:
         rows = np.asarray(indices, np.int64)
         if rows.size and rows.min() < 0:
             raise IndexError(f"Document {rows.min()} does not exist; indices start at 0.")
-        return (
-            _gather(self._tokens, self._token_offsets, rows),
-            _gather(self._words_per_sentence, self._sentence_offsets, rows),
-            self._sentence_offsets[rows + 1] - self._sentence_offsets[rows],
-            self.labels[rows],
-        )
+        words = self._words.read(self._offsets[rows], self._offsets[rows + 1])
+        tokens, words_per_sentence = unmark_sentences(words)
+        return tokens, words_per_sentence, self.sentences_per_document[rows], self.labels[rows]
+
+    @cached_property
+    def _columns(self) -> StringColumn:
+        return StringColumn(self._rows["columns"])
+
+    @cached_property
+    def _rows(self) -> pa.Table:
+        # Mapped when first asked for: training never does.
+        return pa.ipc.open_file(pa.memory_map(str(self._directory / "rows.arrow"))).read_all()
 
 
 class StringColumn(Sequence[str]):
@@ -166,16 +170,54 @@ def open_corpus(directory: Path) -> Corpus | None:
         return None
 
 
+def mark_sentences(
+    tokens: npt.NDArray[Any], words_per_sentence: npt.NDArray[Any], dtype: npt.DTypeLike
+) -> npt.NDArray[Any]:
+    """Return what is stored of words: each one's id doubled, plus 1 where it ends a sentence.
+
+    So a document is in one place, for one reading.
+
+    Args:
+        tokens: int (N,), the words' ids.
+        words_per_sentence: int (S,), at least 1 each, sums to N.
+        dtype: Unsigned integers that can hold twice the largest id.
+    """
+    words = tokens.astype(dtype) << 1
+    words[np.cumsum(words_per_sentence) - 1] |= 1
+    return words
+
+
+def unmark_sentences(words: npt.NDArray[Any]) -> tuple[IntArray, IntArray]:
+    """Return the tokens (N,) and the words_per_sentence (S,) of `mark_sentences`, both int64."""
+    ends = np.flatnonzero((words & 1).astype(bool))
+    words_per_sentence = ends + 1
+    words_per_sentence[1:] = ends[1:] - ends[:-1]
+    return (words >> 1).astype(np.int64), words_per_sentence
+
+
+class _ArrayFile:
+    """A one-dimensional .npy file, of which pieces are read.
+
+    It is not mapped: what is touched of a mapping counts as the process's memory, around each place
+    up to some megabytes, so that training would seem to need as much memory as there are documents.
+    """
+
+    def __init__(self, path: Path) -> None:
+        array = np.load(path, mmap_mode="r", allow_pickle=False)
+        self._length, self._dtype, self._first = len(array), array.dtype, array.offset
+        self._file = pa.OSFile(str(path))
+
+    def __len__(self) -> int:
+        return self._length
+
+    def read(self, starts: IntArray, ends: IntArray) -> npt.NDArray[Any]:
+        """Return the pieces from `starts` to before `ends`, one after the other."""
+        sizes = (ends - starts) * self._dtype.itemsize
+        positions = starts * self._dtype.itemsize + self._first
+        pieces = map(self._file.read_at, sizes.tolist(), positions.tolist())
+        return np.frombuffer(b"".join(pieces), self._dtype)
+
+
 def _load_array(directory: Path, name: str) -> npt.NDArray[Any]:
     # A plain view: slicing np.memmap itself is several times slower.
     return np.asarray(np.load(directory / f"{name}.npy", mmap_mode="r", allow_pickle=False))
-
-
-def _gather(values: npt.NDArray[Any], offsets: IntArray, rows: IntArray) -> IntArray:
-    """Return `values[offsets[i]:offsets[i + 1]]` for each i of `rows`, one after the other."""
-    starts = offsets[rows]
-    lengths = offsets[rows + 1] - starts
-    ends = np.cumsum(lengths)
-    shifts = np.repeat(starts - ends + lengths, lengths)
-    gathered: IntArray = values[np.arange(len(shifts)) + shifts].astype(np.int64)
-    return gathered

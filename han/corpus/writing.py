@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from array import array
+from collections import Counter
 from collections.abc import Sequence
 from contextlib import ExitStack
 from pathlib import Path
@@ -13,7 +13,7 @@ import numpy as np
 import numpy.typing as npt
 import pyarrow as pa
 
-from han.corpus.stored import IntArray
+from han.corpus.stored import IntArray, mark_sentences
 from han.documents import Document
 from han.vocabulary import EncodedText, Vocabulary
 
@@ -38,51 +38,43 @@ class SplitWriter:
     def __init__(self, directory: Path, vocabulary_size: int, files: ExitStack) -> None:
         directory.mkdir()
         self._directory = directory
-        dtype = np.uint16 if vocabulary_size <= 2**16 else np.int32
-        self._tokens = _ArrayWriter(directory / "tokens.npy", dtype, files)
-        self._words_per_sentence = _ArrayWriter(
-            directory / "words_per_sentence.npy", np.int32, files
-        )
+        dtype = np.uint16 if vocabulary_size <= 2**15 else np.uint32
+        self._words = _ArrayWriter(directory / "words.npy", dtype, files)
+        self._offsets = _ArrayWriter(directory / "offsets.npy", np.int64, files)
+        self._sentences = _ArrayWriter(directory / "sentences_per_document.npy", np.int64, files)
+        self._truncated = _ArrayWriter(directory / "truncated.npy", np.bool_, files)
         self._rows = files.enter_context(pa.ipc.new_file(str(directory / "rows.arrow"), ROWS))
-        self._words, self._sentences = array("q"), array("q")  # of each document
-        self._truncated = array("b")
-        self._unknown_words = 0
+        self._offsets.write(np.zeros(1, np.int64))
+        self._counts = Counter[str]()
 
     def write(self, rows: pa.RecordBatch, encoded: list[EncodedText]) -> None:
         """Append documents."""
         tokens = np.concatenate([text.tokens for text in encoded])
-        self._tokens.write(tokens)
-        self._words_per_sentence.write(
-            np.concatenate([text.words_per_sentence for text in encoded])
-        )
+        words_per_sentence = np.concatenate([text.words_per_sentence for text in encoded])
+        words = np.array([len(text.tokens) for text in encoded])
+        sentences = np.array([len(text.words_per_sentence) for text in encoded])
+        truncated = np.array([bool(text.cut) for text in encoded])
+        self._words.write(mark_sentences(tokens, words_per_sentence, self._words.dtype))
+        self._offsets.write(self._counts["words"] + np.cumsum(words))
+        self._sentences.write(sentences)
+        self._truncated.write(truncated)
         self._rows.write_batch(rows)
-        self._words.extend(len(text.tokens) for text in encoded)
-        self._sentences.extend(len(text.words_per_sentence) for text in encoded)
-        self._truncated.extend(bool(text.cut) for text in encoded)
-        self._unknown_words += int((tokens == Vocabulary.UNKNOWN).sum())
+        self._counts.update(
+            documents=len(encoded),
+            sentences=len(words_per_sentence),
+            words=len(tokens),
+            unknown_words=int((tokens == Vocabulary.UNKNOWN).sum()),
+            empty=int((words == 0).sum()),
+            truncated=int(truncated.sum()),
+        )
 
     def finish(self, labels: IntArray, names: Sequence[str]) -> dict[str, Any]:
-        """Write the arrays of a number a document and return the split's summary."""
-        self._tokens.finish()
-        self._words_per_sentence.finish()
-        words, sentences = np.array(self._words), np.array(self._sentences)
-        truncated = np.array(self._truncated, np.bool_)
-        for name, values in {
-            "token_offsets": np.concatenate([[0], np.cumsum(words)]),
-            "sentence_offsets": np.concatenate([[0], np.cumsum(sentences)]),
-            "labels": labels,
-            "truncated": truncated,
-        }.items():
-            np.save(self._directory / f"{name}.npy", values)
-        return {
-            "documents": len(labels),
-            "sentences": int(sentences.sum()),
-            "words": int(words.sum()),
-            "unknown_words": self._unknown_words,
-            "empty": int((words == 0).sum()),
-            "truncated": int(truncated.sum()),
-            "classes": {name: int((labels == i).sum()) for i, name in enumerate(names)},
-        }
+        """Write the labels and what is known at the end, and return the split's summary."""
+        for writer in (self._words, self._offsets, self._sentences, self._truncated):
+            writer.finish()
+        np.save(self._directory / "labels.npy", labels)
+        classes = {name: int((labels == i).sum()) for i, name in enumerate(names)}
+        return {**self._counts, "classes": classes}
 
 
 class _ArrayWriter:
@@ -90,14 +82,14 @@ class _ArrayWriter:
 
     def __init__(self, path: Path, dtype: npt.DTypeLike, files: ExitStack) -> None:
         self._file = files.enter_context(open(path, "wb"))  # noqa: SIM115  (`files` closes it)
-        self._dtype = np.dtype(dtype)
+        self.dtype = np.dtype(dtype)
         self._length = 0
         self._write_header()
         self._header_size = self._file.tell()
 
     def write(self, values: npt.NDArray[Any]) -> None:
         """Append values."""
-        self._file.write(values.astype(self._dtype).data)
+        self._file.write(values.astype(self.dtype).data)
         self._length += len(values)
 
     def finish(self) -> None:
@@ -108,7 +100,7 @@ class _ArrayWriter:
 
     def _write_header(self) -> None:
         header = {
-            "descr": np.lib.format.dtype_to_descr(self._dtype),
+            "descr": np.lib.format.dtype_to_descr(self.dtype),
             "fortran_order": False,
             "shape": (self._length,),
         }

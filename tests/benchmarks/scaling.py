@@ -11,7 +11,8 @@ per GRU direction, contexts of 100, batches of 64 documents.
   loader and optimiser in the middle of an epoch, to which the time that the epoch takes to begin is
   added by the step.
 - words: the same words cut into sentences of different lengths: training steps, and inference.
-- memory: the peak of a whole `han fit` on a corpus, and on one of ten times as many documents.
+- memory: the peak of a whole `han fit` on a corpus, on one of ten times as many documents made of
+  the same sentences, and on a file of the user's.
 - startup: whole processes, `han --help` and `han classify MODEL "one text"`, beside
   `python -c "import torch"`.
 
@@ -336,7 +337,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     finally:
         torch.set_num_threads(threads)
     found = figures(measurements)
-    Console(width=100).print(_table(measurements), *_lines(found), sep="\n")
+    Console(width=128).print(_table(measurements), *_lines(found), sep="\n")
     if options.json is not None:
         record = {
             **found,
