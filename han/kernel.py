@@ -239,7 +239,7 @@ def _product(a: Tensor, b: Tensor, bias: Tensor | None = None) -> Tensor:
     product = a.new_empty(rows, columns)
     _call(
         "han_product",
-        _threads(rows * columns * depth // 50_000),
+        _threads(rows * columns * depth // 10_000),
         rows, columns, depth, a, *a.stride(), b, *b.stride(),
         None if bias is None else bias.contiguous(), product,
     )  # fmt: skip

@@ -1,6 +1,7 @@
 // AdamW (Loshchilov & Hutter 2019) on some rows of a parameter, without weight decay.
 
 #include <algorithm>
+#include <initializer_list>
 
 #include "vectors.h"
 
@@ -12,8 +13,12 @@ extern "C" int han_adamw_rows(float *parameter, float *mean, float *square, cons
   const float keep_square = (float)beta_square, to_square = (float)(1.0 - beta_square);
   const float step = (float)rate, correction = (float)(1.0 / square_correction);
   const float floor = (float)epsilon;
-  for (int64_t i = count * thread.number / thread.of; i < count * (thread.number + 1) / thread.of; i++) {
+  const int64_t end = count * (thread.number + 1) / thread.of;
+  for (int64_t i = count * thread.number / thread.of; i < end; i++) {
     const int64_t row = rows[i] * width;
+    if (i + 1 < end)
+      for (float *values : {parameter, mean, square})
+        prefetch(values + rows[i + 1] * width, width);
     for (int64_t j = 0; j < width; j += LANES) {
       const int64_t lanes = std::min<int64_t>(LANES, width - j);
       const Vector g = load(grads + i * width + j, lanes);
