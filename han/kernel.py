@@ -37,6 +37,8 @@ def linear(inputs: Tensor, weight: Tensor, bias: Tensor) -> Tensor:
     Returns:
         Floats (U, M).
     """
+    if not torch.is_grad_enabled():
+        return _product(inputs, weight.t(), bias)
     return _Linear.apply(inputs, weight, bias)  # type: ignore[no-any-return, no-untyped-call]
 
 
@@ -59,10 +61,10 @@ def recurrence(
     Raises:
         ValueError: The lengths do not sum to N, or a row is not one of `projected`.
     """
-    _check(lengths, len(rows))
-    if len(rows) > 0 and not 0 <= int(rows.min()) <= int(rows.max()) < len(projected):
-        raise ValueError(f"`rows` must lie within 0 and {len(projected) - 1}, the inputs' rows.")
-    return _Recurrence.apply(projected, weight_hh, bias_n, rows, lengths)  # type: ignore[no-any-return, no-untyped-call]
+    arguments = (projected, weight_hh, bias_n, rows, lengths)
+    if torch.is_grad_enabled():
+        return _Recurrence.apply(*arguments)  # type: ignore[no-any-return, no-untyped-call]
+    return _read(*map(Tensor.contiguous, arguments))[0]
 
 
 def attention(
@@ -83,8 +85,11 @@ def attention(
     Raises:
         ValueError: The lengths do not sum to N.
     """
-    _check(lengths, len(hidden))
-    return _Attention.apply(hidden, weight, bias, context, lengths)  # type: ignore[no-any-return, no-untyped-call]
+    arguments = (hidden, weight, bias, context, lengths)
+    if torch.is_grad_enabled():
+        return _Attention.apply(*arguments)  # type: ignore[no-any-return, no-untyped-call]
+    pooled, weights, _ = _pool(*map(Tensor.contiguous, arguments), keep=False)
+    return pooled, weights
 
 
 def update_rows(
@@ -144,27 +149,15 @@ class _Recurrence(torch.autograd.Function):
         rows: Tensor,
         lengths: Tensor,
     ) -> Tensor:
-        steps, width = len(rows), weight_hh.shape[2]  # N, H
-        projected, weight_hh, bias_n = map(Tensor.contiguous, (projected, weight_hh, bias_n))
-        rows, lengths = rows.contiguous(), lengths.contiguous()
-        longest_first = torch.argsort(lengths, descending=True, stable=True)
-        order = longest_first[: int(lengths.count_nonzero())]
-        starts = lengths.cumsum(0) - lengths
-        states = projected.new_empty(steps, 2 * width)
-        native.keep_freed_memory()
-        _call(
-            "han_gru_forward",
-            _threads(steps),
-            projected, rows, order, starts, lengths, len(order), width,
-            weight_hh, bias_n, states,
-        )  # fmt: skip
-        ctx.save_for_backward(projected, weight_hh, bias_n, rows, order, starts, lengths, states)
+        arguments = tuple(map(Tensor.contiguous, (projected, weight_hh, bias_n, rows, lengths)))
+        states, order, starts = _read(*arguments)
+        ctx.save_for_backward(*arguments, states, order, starts)
         return states
 
     @staticmethod
     @once_differentiable
     def backward(ctx: Any, grad_states: Tensor) -> tuple[Tensor | None, ...]:  # noqa: ANN401
-        projected, weight_hh, bias_n, rows, order, starts, lengths, states = ctx.saved_tensors
+        projected, weight_hh, bias_n, rows, lengths, states, order, starts = ctx.saved_tensors
         steps, width = len(rows), weight_hh.shape[2]
         threads = _threads(steps, directions=2)
         copies = max(1, threads // 2)  # one direction's gradients never meet the other's
@@ -191,18 +184,9 @@ class _Attention(torch.autograd.Function):
         context: Tensor,
         lengths: Tensor,
     ) -> tuple[Tensor, Tensor]:
-        (steps, width), size = hidden.shape, len(context)  # N, D, A
-        hidden, weight, bias, context, lengths = map(
-            Tensor.contiguous, (hidden, weight, bias, context, lengths)
-        )
-        pooled, weights = hidden.new_empty(len(lengths), width), hidden.new_empty(steps)
-        activations = hidden.new_empty(steps, size) if any(ctx.needs_input_grad) else None
-        _call(
-            "han_attention_forward",
-            _threads(steps),
-            hidden, lengths, len(lengths), steps, width, size,
-            weight, bias, context, pooled, weights, activations,
-        )  # fmt: skip
+        arguments = tuple(map(Tensor.contiguous, (hidden, weight, bias, context, lengths)))
+        pooled, weights, activations = _pool(*arguments, keep=any(ctx.needs_input_grad))
+        hidden, weight, _, context, lengths = arguments
         ctx.save_for_backward(hidden, weight, context, lengths, weights, activations)
         ctx.set_materialize_grads(False)
         return pooled, weights
@@ -233,6 +217,54 @@ class _Attention(torch.autograd.Function):
         return grad_hidden, _total(grad_weight), _total(grad_bias), _total(grad_context), None
 
 
+def _read(
+    projected: Tensor, weight_hh: Tensor, bias_n: Tensor, rows: Tensor, lengths: Tensor
+) -> tuple[Tensor, Tensor, Tensor]:
+    """Return hidden states (N, 2H), the sequences, longest first, and where each starts (S,)."""
+    steps, width = len(rows), weight_hh.shape[2]  # N, H
+    order, starts = lengths.new_empty(2, len(lengths))
+    assert native.library is not None
+    found: int = native.library.han_gru_order(
+        *map(_as_c, (lengths, len(lengths), rows, steps, len(projected), order, starts))
+    )
+    if found == -1:
+        raise ValueError(_LENGTHS.format(steps))
+    if found == -2:
+        raise ValueError(f"`rows` must lie within 0 and {len(projected) - 1}, the inputs' rows.")
+    if found == -3:
+        raise MemoryError("No memory is left for the compiled loops.")
+    order = order[:found]
+    states = projected.new_empty(steps, 2 * width)
+    native.keep_freed_memory()
+    _call(
+        "han_gru_forward",
+        _threads(steps),
+        projected, rows, order, starts, lengths, len(order), width, weight_hh, bias_n, states,
+    )  # fmt: skip
+    return states, order, starts
+
+
+def _pool(
+    hidden: Tensor, weight: Tensor, bias: Tensor, context: Tensor, lengths: Tensor, *, keep: bool
+) -> tuple[Tensor, Tensor, Tensor | None]:
+    """Return the pooled vectors (S, D), the weights (N,) and, to `keep`, the activations (N, A)."""
+    (steps, width), size = hidden.shape, len(context)  # N, D, A
+    pooled, weights = hidden.new_empty(len(lengths), width), hidden.new_empty(steps)
+    activations = hidden.new_empty(steps, size) if keep else None
+    refused = _call(
+        "han_attention_forward",
+        _threads(steps),
+        hidden, lengths, len(lengths), steps, width, size, weight, bias, context,
+        pooled, weights, activations,
+    )  # fmt: skip
+    if refused:
+        raise ValueError(_LENGTHS.format(steps))
+    return pooled, weights, activations
+
+
+_LENGTHS = "`lengths` must be at least 0 and sum to {}, the number of steps."
+
+
 def _product(a: Tensor, b: Tensor, bias: Tensor | None = None) -> Tensor:
     """Return A B (+ bias in every row): floats (R, K), of any strides, times (K, M)."""
     (rows, depth), columns = a.shape, b.shape[1]
@@ -246,21 +278,15 @@ def _product(a: Tensor, b: Tensor, bias: Tensor | None = None) -> Tensor:
     return product
 
 
-def _check(lengths: Tensor, steps: int) -> None:
-    """Keep the compiled loops, which check nothing, within the memory that they are given."""
-    if int(lengths.sum()) != steps or (len(lengths) > 0 and int(lengths.min()) < 0):
-        raise ValueError(f"`lengths` must be at least 0 and sum to {steps}, the number of steps.")
-
-
 def _threads(steps: int, directions: int = 1) -> int:
     """Return how many threads share the work: 1, or a multiple of the `directions`."""
     threads = min(torch.get_num_threads(), MAX_THREADS, steps // STEPS_PER_THREAD)
     return max(1, threads // directions * directions)
 
 
-def _call(name: str, threads: int, *arguments: Tensor | int | float | None) -> None:
+def _call(name: str, threads: int, *arguments: Tensor | int | float | None) -> int:
     """Call a function of the library, which reads tensors as they lie in memory."""
-    native.call_in_threads(
+    return native.call_in_threads(
         getattr(native.library, name),
         threads,
         *map(_as_c, arguments),

@@ -146,7 +146,8 @@ class HierarchicalAttentionNetwork(nn.Module):
 
     def train(self, mode: bool = True) -> Self:
         """Switch between training and evaluation, as in any module."""
-        self._word_table.forget()
+        if mode != self.training:
+            self._word_table.forget()
         return super().train(mode)
 
     def forward(self, batch: Batch) -> HANOutput:

@@ -84,7 +84,7 @@ def call_in_threads(
     function: Callable[..., int],
     threads: int,
     *arguments: Argument,
-) -> None:
+) -> int:
     """Call a function of the library on several threads, each of which does its share.
 
     Args:
@@ -92,21 +92,25 @@ def call_in_threads(
         threads: The number of threads.
         arguments: Numbers and pointers.
 
+    Returns:
+        What the first thread's call returned: 0, or less where it refused the arguments.
+
     Raises:
         MemoryError: A thread got no memory.
     """
     taken = ctypes.c_int64(0)
-    failed = []
+    results = [0] * threads
 
     def work(number: int) -> None:
-        failed.append(function(*arguments, Thread(number, threads, ctypes.pointer(taken))))
+        results[number] = function(*arguments, Thread(number, threads, ctypes.pointer(taken)))
 
     if threads == 1:
         work(0)
     else:
         _run_on_threads(work, threads)
-    if any(failed):
+    if max(results) > 0:
         raise MemoryError("No memory is left for the compiled loops.")
+    return results[0]
 
 
 def _run_on_threads(work: Callable[[int], None], threads: int) -> None:

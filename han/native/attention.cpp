@@ -28,11 +28,18 @@ struct Share {
 
 }  // namespace
 
+// Returns -1 if the lengths do not sum to the steps.
 extern "C" int han_attention_forward(const float *hidden, const int64_t *lengths,
                                      int64_t segments, int64_t steps, int64_t width,
                                      int64_t attention, const float *weight, const float *bias,
                                      const float *context, float *pooled, float *weights,
                                      float *activations, Thread thread) {
+  int64_t sum_of_lengths = 0;
+  for (int64_t i = 0; i < segments; i++) {
+    if (lengths[i] < 0 || lengths[i] > steps - sum_of_lengths) return -1;
+    sum_of_lengths += lengths[i];
+  }
+  if (sum_of_lengths != steps) return -1;
   const int64_t row = padded(attention);
   Scratch transposed(width * row), projected(CHUNK * row);
   if (!transposed || !projected) return 1;
@@ -76,12 +83,16 @@ extern "C" int han_attention_forward(const float *hidden, const int64_t *lengths
       }
       const float scale = 1.0f / total;
       for (int64_t t = start; t < end; t++) weights[t] *= scale;
-      for (int64_t j = 0; j < width; j += LANES) {
-        const int64_t lanes = std::min<int64_t>(LANES, width - j);
-        Vector average = {};
+      constexpr int SIDE_BY_SIDE = 4;  // vectors of the average, so that none waits for itself
+      for (int64_t j = 0; j < width; j += SIDE_BY_SIDE * LANES) {
+        Vector average[SIDE_BY_SIDE] = {};
         for (int64_t t = start; t < end; t++)
-          average += weights[t] * load(hidden + t * width + j, lanes);
-        store(pooled + segment * width + j, average, lanes);
+          for (int k = 0; k < SIDE_BY_SIDE; k++)
+            average[k] += weights[t] * load(hidden + t * width + j + k * LANES,
+                                            std::max<int64_t>(0, width - j - k * LANES));
+        for (int k = 0; k < SIDE_BY_SIDE; k++)
+          store(pooled + segment * width + j + k * LANES, average[k],
+                std::max<int64_t>(0, width - j - k * LANES));
       }
       start = end;
     }

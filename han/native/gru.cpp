@@ -76,6 +76,37 @@ void transpose(const float *u, int64_t width, float *transposed) {
 
 }  // namespace
 
+// Put sequences that have a step in order, the longest first, and note where each starts. Returns
+// how many they are; -1 if the lengths do not sum to the steps, -2 if a row does not exist, -3
+// without memory.
+extern "C" int han_gru_order(const int64_t *lengths, int64_t sequences, const int64_t *rows,
+                             int64_t steps, int64_t num_rows, int64_t *order, int64_t *starts) {
+  int64_t end = 0, longest = 0;
+  for (int64_t i = 0; i < sequences; i++) {
+    if (lengths[i] < 0 || lengths[i] > steps - end) return -1;
+    starts[i] = end;
+    end += lengths[i];
+    longest = std::max(longest, lengths[i]);
+  }
+  if (end != steps) return -1;
+  bool exist = true;
+  for (int64_t i = 0; i < steps; i++) exist &= (uint64_t)rows[i] < (uint64_t)num_rows;
+  if (!exist) return -2;
+
+  int64_t *places = (int64_t *)std::calloc((size_t)longest + 1, sizeof(int64_t));  // by length
+  if (!places) return -3;
+  for (int64_t i = 0; i < sequences; i++) places[lengths[i]]++;
+  int64_t place = 0;
+  for (int64_t length = longest; length > 0; length--) {
+    place += places[length];
+    places[length] = place - places[length];
+  }
+  for (int64_t i = 0; i < sequences; i++)
+    if (lengths[i] > 0) order[places[lengths[i]]++] = i;
+  std::free(places);
+  return (int)place;
+}
+
 extern "C" int han_gru_forward(const float *projected, const int64_t *rows, const int64_t *order,
                                const int64_t *starts, const int64_t *lengths, int64_t count,
                                int64_t width, const float *weight, const float *bias,

@@ -131,11 +131,15 @@ static inline void prefetch(const float *from, int64_t floats) {
 
 // Added up in pairs, which can be done side by side.
 static inline float sum(Vector x) {
+#if defined(__AVX512F__)
+  return _mm512_reduce_add_ps((__m512)x);
+#else
   float parts[LANES];
   store(parts, x);
   for (int width = LANES / 2; width > 0; width /= 2)
     for (int i = 0; i < width; i++) parts[i] += parts[i + width];
   return parts[0];
+#endif
 }
 
 // One tile of `multiply`: ROWS x VECTORS registers of sums over the whole depth.
