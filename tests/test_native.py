@@ -41,6 +41,10 @@ class TestChoose:
         with pytest.raises(ValueError, match="'baseline', which was not compiled"):
             native.choose("baseline")
 
+    def test_an_outdated_build_is_not_used(self, monkeypatch: pytest.MonkeyPatch) -> None:
+        monkeypatch.setattr(native, "INTERFACE", native.INTERFACE + 1)
+        assert native.choose(None) == ("off", None)
+
     def test_the_variable_is_obeyed(self) -> None:
         code = "from han import native; print(native.build, native.library)"
         environment = {**os.environ, "HAN_NATIVE": "off"}

@@ -79,3 +79,4 @@ def _modules() -> Iterator[Traversable]:
             yield from sorted(files, key=lambda file: file.name)
         else:
             yield package / f"{stage}.py"
+    yield package / "native" / "words.cpp"  # finds what `tokenization` finds, only faster

@@ -32,6 +32,7 @@ class Thread(ctypes.Structure):
 Argument: TypeAlias = ctypes.c_int64 | ctypes.c_double | ctypes.c_void_p
 
 BUILDS = ("x86_64_v4", "x86_64_v3", "baseline")  # the best first
+INTERFACE = 1  # of the functions; as in processor.cpp, so that no outdated build is called
 
 
 def load(name: str) -> ctypes.CDLL | None:
@@ -43,7 +44,7 @@ def load(name: str) -> ctypes.CDLL | None:
         library = ctypes.CDLL(found.origin)
     except OSError:  # compiled for another kind of machine
         return None
-    return library if library.han_runs_here() else None
+    return library if library.han_runs_here(ctypes.c_int64(INTERFACE)) else None
 
 
 def choose(wanted: str | None) -> tuple[str, ctypes.CDLL | None]:

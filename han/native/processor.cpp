@@ -1,6 +1,12 @@
-// Whether this processor has the instructions that this library was compiled to.
+// Whether this library's functions have the arguments that the caller knows, and this processor the
+// instructions that the library was compiled to.
 
-extern "C" int han_runs_here() {
+#include <cstdint>
+
+constexpr int64_t INTERFACE = 1;  // as in han/native/__init__.py; other arguments, another number
+
+extern "C" int han_runs_here(int64_t interface) {
+  if (interface != INTERFACE) return 0;
 #if defined(__AVX512F__)
   return __builtin_cpu_supports("avx512f") && __builtin_cpu_supports("avx512bw") &&
          __builtin_cpu_supports("avx512cd") && __builtin_cpu_supports("avx512dq") &&

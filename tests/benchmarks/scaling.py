@@ -54,7 +54,14 @@ from han.documents import read_documents
 from han.tokenization import Tokenizer
 from han.vocabulary import Vocabulary
 from tests.benchmarks.contenders import Contender, ours
-from tests.benchmarks.throughput import BATCH_SIZE, BUSY, MIN_COUNT, _kernel, _positive, _processor
+from tests.benchmarks.throughput import (
+    BATCH_SIZE,
+    BUSY,
+    MIN_COUNT,
+    positive,
+    processor_name,
+    version_in_use,
+)
 
 PARTS = ("documents", "words", "memory", "startup")
 WORDS_PER_DOCUMENT = 40
@@ -346,8 +353,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
             "repeats": options.repeats,
             "command": ["python", "-m", "tests.benchmarks.scaling", *command],
             "load": load,
-            "processor": _processor(),
-            "han": _kernel(),
+            "processor": processor_name(),
+            "han": version_in_use(),
             "versions": {
                 "python": platform.python_version(),
                 **{name: version(name) for name in ("torch", "numpy", "pyarrow")},
@@ -451,7 +458,7 @@ def _parser() -> argparse.ArgumentParser:
     )
     parser.add_argument(
         "--documents",
-        type=_positive,
+        type=positive,
         nargs="+",
         metavar="N",
         default=[1_000, 10_000, 100_000, 1_000_000],
@@ -459,7 +466,7 @@ def _parser() -> argparse.ArgumentParser:
     )
     parser.add_argument(
         "--words",
-        type=_positive,
+        type=positive,
         nargs="+",
         metavar="N",
         default=[20, 200, 2_000],
@@ -467,7 +474,7 @@ def _parser() -> argparse.ArgumentParser:
     )
     parser.add_argument(
         "--memory_documents",
-        type=_positive,
+        type=positive,
         metavar="N",
         default=25_000,
         help="documents of the smaller corpus whose training's memory is measured (default: 25000)",
@@ -484,7 +491,7 @@ def _parser() -> argparse.ArgumentParser:
     parser.add_argument("--json", type=Path, metavar="FILE", help="where to write the figures")
     parser.add_argument("--seed", type=int, default=0, help="decides the documents (default: 0)")
     parser.add_argument(
-        "--repeats", type=_positive, default=7, help="passes of each size (default: 7)"
+        "--repeats", type=positive, default=7, help="passes of each size (default: 7)"
     )
     return parser
 
