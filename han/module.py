@@ -254,9 +254,10 @@ class HANModule(pl.LightningModule):
             for grad in grads:
                 grad.clamp_(-gradient_clip_val, gradient_clip_val)
         else:
-            norm = nn.utils.get_total_norm(grads)
-            for grad in grads:
-                grad.mul_((gradient_clip_val / (norm + 1e-6)).clamp(max=1.0))
+            norm = float(nn.utils.get_total_norm(grads))
+            if not norm <= gradient_clip_val:  # nor where it is no number, as in torch's own
+                for grad in grads:
+                    grad.mul_(gradient_clip_val / (norm + 1e-6))
 
     @property
     def _datamodule(self) -> Any:  # noqa: ANN401  # Lightning sets it and leaves it untyped
