@@ -36,10 +36,19 @@ class TestChoose:
     ) -> None:
         (tmp_path / f"baseline{'.so' if found == 'text' else '.txt'}").write_text("no library")
         monkeypatch.setattr(native, "__path__", [str(tmp_path)])
+        monkeypatch.setattr(sys, "path", [])
         assert native.load("baseline") is None
         assert native.choose(None) == ("off", None)
         with pytest.raises(ValueError, match="'baseline', which was not compiled"):
             native.choose("baseline")
+
+    @pytest.mark.skipif(not LOADABLE, reason="not compiled")
+    def test_a_checkout_takes_the_builds_of_the_installed_package(
+        self, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+    ) -> None:
+        monkeypatch.setattr(sys, "path", [str(Path(native.__path__[0]).parents[1]), *sys.path])
+        monkeypatch.setattr(native, "__path__", [str(tmp_path)])
+        assert native.choose(None)[0] == LOADABLE[0]
 
     def test_an_outdated_build_is_not_used(self, monkeypatch: pytest.MonkeyPatch) -> None:
         monkeypatch.setattr(native, "INTERFACE", native.INTERFACE + 1)

@@ -11,10 +11,11 @@ from __future__ import annotations
 
 import ctypes
 import functools
-import importlib.util
 import os
+import sys
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
+from importlib.machinery import PathFinder
 from pathlib import Path
 from typing import TypeAlias
 
@@ -37,7 +38,9 @@ INTERFACE = 1  # of the functions; as in processor.cpp, so that no outdated buil
 
 def load(name: str) -> ctypes.CDLL | None:
     """Return the build of this name, or None if it was not compiled or does not run here."""
-    found = importlib.util.find_spec(f"{__name__}.{name}")
+    # A checkout in front of the installed package has no builds of its own: the package's will do.
+    installed = (os.path.join(folder, *__name__.split(".")) for folder in sys.path)
+    found = PathFinder.find_spec(f"{__name__}.{name}", [*__path__, *installed])
     if found is None or found.origin is None:
         return None
     try:
