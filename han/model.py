@@ -13,6 +13,8 @@ from han.batching import Batch
 from han.gru import RaggedGRU
 from han.vocabulary import Vocabulary
 
+LARGEST_TABLE = 64_000_000  # numbers, a quarter of a gigabyte in single precision
+
 
 class HANOutput(NamedTuple):
     """What the network computes for a batch of B documents, S sentences and N words.
@@ -174,9 +176,9 @@ class HierarchicalAttentionNetwork(nn.Module):
 class _WordTable:
     """What the GRU's input weights make of each word, computed once for many batches.
 
-    Without training, every batch multiplies much the same words by the same weights. Once as many
-    have been multiplied as the vocabulary holds, all of it is, and batches only look their words
-    up: one text waits for no table, and many texts pay for each word at most twice.
+    Without training, every batch multiplies much the same words by the same weights. Once a quarter
+    as many have been multiplied as the vocabulary holds, all of it is, and batches only look their
+    words up: one text waits for no table. A vocabulary whose table would be too large has none.
 
     The table is of certain weights, which are known by their place, their version numbers and how
     many steps optimisers have taken: fused ones change weights but not the numbers.
@@ -203,7 +205,8 @@ class _WordTable:
         of_weights, multiplied, table = self._state
         if not known or of_weights != weights:
             multiplied, table = 0, None
-        if table is None and multiplied >= len(vectors):
+        numbers = len(vectors) * 6 * gru.hidden_size
+        if table is None and 4 * multiplied >= len(vectors) and numbers <= LARGEST_TABLE:
             table = gru.project(vectors)
         if table is None:
             words, rows = _distinct(tokens, len(vectors))

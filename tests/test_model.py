@@ -13,6 +13,7 @@ from hypothesis import strategies as st
 from torch import Tensor, nn
 from torch.optim import AdamW
 
+from han import model
 from han.batching import Batch
 from han.model import AttentiveEncoder, HANOutput, HierarchicalAttentionNetwork
 from han.vocabulary import Vocabulary
@@ -271,6 +272,14 @@ class TestWordTable:
         for output in outputs:
             for result, reference in zip(output, expected, strict=True):
                 torch.testing.assert_close(result, reference)
+
+    def test_a_large_vocabulary_has_none(self, monkeypatch: pytest.MonkeyPatch) -> None:
+        monkeypatch.setattr(model, "LARGEST_TABLE", WORDS * 6 * 5 - 1)
+        network, batch = make_network(), Batch.from_lists(make_documents())
+        with torch.no_grad():
+            logits = [network(batch).logits for _ in range(5)]
+        assert network._word_table._state[2] is None
+        torch.testing.assert_close(logits[-1], logits[0])
 
     @pytest.mark.parametrize(
         "change",
