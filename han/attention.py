@@ -60,9 +60,9 @@ class AdditiveAttention(nn.Module):
         Returns:
             Pooled vectors (S, D) and weights (N,).
         """
-        if kernel.usable(hidden):
-            weight, bias = self.projection.weight, self.projection.bias
-            return kernel.attention(hidden, weight, bias, self.context, lengths)
+        parameters = (self.projection.weight, self.projection.bias, self.context)
+        if kernel.usable(hidden, *parameters):
+            return kernel.attention(hidden, *parameters, lengths)
         scores = self.projection(hidden).tanh() @ self.context  # (N,)
         segments = segment_index(lengths)
         weights = segment_softmax(scores, segments, len(lengths))

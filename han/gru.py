@@ -64,7 +64,7 @@ class RaggedGRU(nn.GRU):
         (weight, _, bias_ih, bias_hh), (weight_back, _, bias_back, bias_hh_back) = self.all_weights
         biases = (bias_ih + self._without_n(bias_hh), bias_back + self._without_n(bias_hh_back))
         weights, bias = torch.cat((weight, weight_back)), torch.cat(biases)
-        if kernel.usable(inputs, weights):
+        if kernel.usable(inputs, weights, bias):
             return kernel.linear(inputs, weights, bias)
         projected = functional.linear(inputs, weights, bias)
         return projected.to(weights.dtype)  # autocast may have narrowed it
@@ -83,7 +83,7 @@ class RaggedGRU(nn.GRU):
         (_, weight, _, bias), (_, weight_back, _, bias_back) = self.all_weights
         weight_hh = torch.stack((weight, weight_back))  # (2, 3H, H)
         bias_n = torch.stack((bias, bias_back))[:, 2 * self.hidden_size :]  # (2, H)
-        if kernel.usable(projected, weight_hh):
+        if kernel.usable(projected, weight_hh, bias_n):
             return kernel.recurrence(projected, weight_hh, bias_n, rows, lengths)
         packing = Packing.of(lengths)
         return _Recurrence.apply(projected, weight_hh, bias_n, rows, packing)  # type: ignore[no-any-return, no-untyped-call]

@@ -15,8 +15,8 @@ from torch.autograd.function import once_differentiable
 
 from han import native
 
-STEPS_PER_THREAD = 256  # fewer are not worth waking a thread for
-MAX_THREADS = 8  # beyond these, adding up the threads' gradients takes longer than they save
+STEPS_PER_THREAD = 256  # of a recurrence; less work is not worth waking a thread for
+MAX_COPIES = 4  # of the inputs' gradient; to add up more takes longer than their threads save
 
 
 def usable(*tensors: Tensor) -> bool:
@@ -36,7 +36,11 @@ def linear(inputs: Tensor, weight: Tensor, bias: Tensor) -> Tensor:
 
     Returns:
         Floats (U, M).
+
+    Raises:
+        ValueError: The widths E differ.
     """
+    _require_width("inputs", inputs, weight.shape[1])
     if not torch.is_grad_enabled():
         return _product(inputs, weight.t(), bias)
     return _Linear.apply(inputs, weight, bias)  # type: ignore[no-any-return, no-untyped-call]
@@ -59,9 +63,11 @@ def recurrence(
         Hidden states (N, 2H).
 
     Raises:
-        ValueError: The lengths do not sum to N, or a row is not one of `projected`.
+        ValueError: The lengths do not sum to N, a row is not one of `projected`, or that has not
+            the width of the weights.
     """
-    arguments = (projected, weight_hh, bias_n, rows, lengths)
+    _require_width("projected", projected, 6 * weight_hh.shape[2])
+    arguments = (projected, weight_hh, bias_n, rows.long(), lengths.long())
     if torch.is_grad_enabled():
         return _Recurrence.apply(*arguments)  # type: ignore[no-any-return, no-untyped-call]
     return _read(*map(Tensor.contiguous, arguments))[0]
@@ -83,9 +89,10 @@ def attention(
         Pooled vectors (S, D) and weights (N,).
 
     Raises:
-        ValueError: The lengths do not sum to N.
+        ValueError: The lengths do not sum to N, or the widths D differ.
     """
-    arguments = (hidden, weight, bias, context, lengths)
+    _require_width("hidden", hidden, weight.shape[1])
+    arguments = (hidden, weight, bias, context, lengths.long())
     if torch.is_grad_enabled():
         return _Attention.apply(*arguments)  # type: ignore[no-any-return, no-untyped-call]
     pooled, weights, _ = _pool(*map(Tensor.contiguous, arguments), keep=False)
@@ -159,8 +166,10 @@ class _Recurrence(torch.autograd.Function):
     def backward(ctx: Any, grad_states: Tensor) -> tuple[Tensor | None, ...]:  # noqa: ANN401
         projected, weight_hh, bias_n, rows, lengths, states, order, starts = ctx.saved_tensors
         steps, width = len(rows), weight_hh.shape[2]
-        threads = _threads(steps, directions=2)
-        copies = max(1, threads // 2)  # one direction's gradients never meet the other's
+        copies = min(MAX_COPIES, max(1, _threads(steps) // 2))
+        threads = min(
+            _threads(steps), 2 * copies
+        )  # one direction's gradients never meet the other's
         grad_projected = states.new_zeros(copies, *projected.shape)
         grad_weight = states.new_empty(copies, 2, 3 * width, width)
         grad_bias = states.new_empty(copies, 2, width)
@@ -232,7 +241,7 @@ def _read(
     if found == -2:
         raise ValueError(f"`rows` must lie within 0 and {len(projected) - 1}, the inputs' rows.")
     if found == -3:
-        raise MemoryError("No memory is left for the compiled loops.")
+        raise MemoryError(native.NO_MEMORY)
     order = order[:found]
     states = projected.new_empty(steps, 2 * width)
     native.keep_freed_memory()
@@ -278,10 +287,15 @@ def _product(a: Tensor, b: Tensor, bias: Tensor | None = None) -> Tensor:
     return product
 
 
-def _threads(steps: int, directions: int = 1) -> int:
-    """Return how many threads share the work: 1, or a multiple of the `directions`."""
-    threads = min(torch.get_num_threads(), MAX_THREADS, steps // STEPS_PER_THREAD)
-    return max(1, threads // directions * directions)
+def _require_width(name: str, rows: Tensor, width: int) -> None:
+    """Keep the compiled loops, which see no shapes, within the memory that they are given."""
+    if rows.shape[1] != width:
+        raise ValueError(f"`{name}` must be {width} wide, as the weights are, got {rows.shape[1]}.")
+
+
+def _threads(steps: int) -> int:
+    """Return how many threads share work that takes as long as so many steps of a recurrence."""
+    return max(1, min(torch.get_num_threads(), steps // STEPS_PER_THREAD))
 
 
 def _call(name: str, threads: int, *arguments: Tensor | int | float | None) -> int:

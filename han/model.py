@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import NamedTuple, Self
+from typing import NamedTuple
 
 import torch
 from torch import Tensor, nn
@@ -146,12 +146,6 @@ class HierarchicalAttentionNetwork(nn.Module):
         self.classifier_dropout = nn.Dropout(classifier_dropout)
         self.classifier = nn.Linear(2 * hidden_size, num_classes)
 
-    def train(self, mode: bool = True) -> Self:
-        """Switch between training and evaluation, as in any module."""
-        if mode != self.training:
-            self._word_table.forget()
-        return super().train(mode)
-
     def forward(self, batch: Batch) -> HANOutput:
         """Read the batch's documents; each one's result does not depend on the others."""
         if self.training or torch.is_grad_enabled() or batch.tokens.device.type != "cpu":
@@ -200,10 +194,11 @@ class _WordTable:
             gru: The recurrent encoder of the words.
         """
         parameters = (vectors, *gru.parameters())
-        known = not any(p.is_inference() for p in parameters)  # those have no version number
-        weights = (known and [(p.data_ptr(), p._version) for p in parameters], _steps_taken)
+        weights = None
+        if not any(p.is_inference() for p in parameters):  # those have no version number
+            weights = [(p.data_ptr(), p._version, _steps_taken) for p in parameters]
         of_weights, multiplied, table = self._state
-        if not known or of_weights != weights:
+        if weights is None or of_weights != weights:
             multiplied, table = 0, None
         numbers = len(vectors) * 6 * gru.hidden_size
         if table is None and 4 * multiplied >= len(vectors) and numbers <= LARGEST_TABLE:

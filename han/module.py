@@ -226,8 +226,8 @@ class HANModule(pl.LightningModule):
             {"params": [p for p in others if p.ndim == 1], "weight_decay": 0.0},
         ]
         if (embedding_rate := self.hparams["embedding_learning_rate"]) > 0:
-            groups.append({"params": [embedding], "weight_decay": 0.0, "lr": embedding_rate})
-            groups[-1]["rowwise"] = True
+            of_words = {"params": [embedding], "weight_decay": 0.0, "lr": embedding_rate}
+            groups.append(of_words | {"rowwise": True})
         rate, decay = self.hparams["learning_rate"], self.hparams["weight_decay"]
         if self.hparams["optimizer"] == "sgd":
             momentum = self.hparams["momentum"]

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from typing import overload
+from typing import Any, overload
 
 import torch
 from torch import Tensor
@@ -21,6 +21,11 @@ class RowwiseAdamW(AdamW):
     The gradient may be sparse. Such a parameter has no weight decay. The other groups are left to
     `AdamW`.
     """
+
+    def __init__(self, *args: Any, **options: Any) -> None:  # noqa: ANN401  # what AdamW takes
+        super().__init__(*args, **options)
+        # Fused, AdamW would have a gradient scaler leave the scale in the gradients.
+        self._step_supports_amp_scaling = False
 
     @overload
     def step(self, closure: None = None) -> None: ...

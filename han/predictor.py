@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from itertools import pairwise
 from pathlib import Path
-from typing import NamedTuple, overload
+from typing import NamedTuple, TypeVar, overload
 
 import numpy as np
 import numpy.typing as npt
@@ -20,6 +20,8 @@ from han.vocabulary import EncodedText, Vocabulary
 
 BLOCK_DOCUMENTS, BLOCK_CHARACTERS = 2048, 4_000_000  # read, encoded and sorted together
 BATCH_WORDS = 32_768  # run through the network together; a longer document goes alone
+
+Result = TypeVar("Result")
 
 
 @dataclass(frozen=True, slots=True)
@@ -141,9 +143,7 @@ class Predictor:
         Returns:
             A prediction, or a list of them in the order of the texts.
         """
-        if isinstance(texts, str):
-            return next(self.classify_documents([Document("0", texts)]))
-        return list(self.classify_documents(_numbered(texts)))
+        return _one_or_all(self.classify_documents, texts)
 
     @overload
     def explain(self, texts: str) -> Explanation: ...  # type: ignore[overload-overlap]  # str comes first
@@ -158,9 +158,7 @@ class Predictor:
         Returns:
             An explanation, or a list of them in the order of the texts.
         """
-        if isinstance(texts, str):
-            return next(self.explain_documents([Document("0", texts)]))
-        return list(self.explain_documents(_numbered(texts)))
+        return _one_or_all(self.explain_documents, texts)
 
     @overload
     def read(self, texts: str) -> Reading: ...  # type: ignore[overload-overlap]  # str comes first
@@ -175,9 +173,7 @@ class Predictor:
         Returns:
             A reading, or a list of them in the order of the texts.
         """
-        if isinstance(texts, str):
-            return next(self.read_documents([Document("0", texts)]))
-        return list(self.read_documents(_numbered(texts)))
+        return _one_or_all(self.read_documents, texts)
 
     def probabilities(self, texts: Iterable[str]) -> npt.NDArray[np.float64]:
         """Return the probability (B, C) of each class for each text, classes as in `labels`."""
@@ -218,29 +214,21 @@ class Predictor:
             )
 
     def read_documents(self, documents: Iterable[Document]) -> Iterator[Reading]:
-        """Read documents as they come, in their order, a block or two of them in memory at a time.
+        """Read documents as they come, in their order, a block of them in memory at a time.
 
         Within a block they go through the network in batches of similar length.
         """
-        for block, words in self._encoded(documents):
-            readings: list[Reading | None] = [None] * len(block)
+        for block in in_blocks(
+            documents, max_documents=BLOCK_DOCUMENTS, max_characters=BLOCK_CHARACTERS
+        ):
+            words = self.bundle.vocabulary.encode([document.text for document in block])
+            readings: dict[int, Reading] = {}
             by_length = sorted(range(len(block)), key=lambda index: len(words[index].tokens))
             for batch in _batches(by_length, words):
                 for index, result in zip(batch, self._run([words[i] for i in batch]), strict=True):
                     readings[index] = Reading(block[index], words[index], *result)
-            for index, reading in enumerate(readings):
-                assert reading is not None
-                yield reading
-                readings[index] = None
-
-    def _encoded(
-        self, documents: Iterable[Document]
-    ) -> Iterator[tuple[list[Document], list[EncodedText]]]:
-        """Yield block by block the documents and their words."""
-        for block in in_blocks(
-            documents, max_documents=BLOCK_DOCUMENTS, max_characters=BLOCK_CHARACTERS
-        ):
-            yield block, self.bundle.vocabulary.encode([document.text for document in block])
+            for index in range(len(block)):
+                yield readings.pop(index)
 
     def _run(
         self, texts: list[EncodedText]
@@ -288,6 +276,15 @@ def load(path: str | Path) -> Predictor:
     if torch.cuda.is_available():
         bundle.network.cuda()
     return Predictor(bundle)
+
+
+def _one_or_all(
+    run: Callable[[Iterable[Document]], Iterator[Result]], texts: str | Iterable[str]
+) -> Result | list[Result]:
+    """Return what `run` makes of one text, or the list of what it makes of many."""
+    if isinstance(texts, str):
+        return next(run([Document("0", texts)]))
+    return list(run(_numbered(texts)))
 
 
 def _numbered(texts: Iterable[str]) -> Iterator[Document]:

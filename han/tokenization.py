@@ -468,7 +468,7 @@ def _normalizer(lowercase: bool) -> normalizers.Normalizer:
 
 def _call(function: Callable[..., int], *arguments: ctypes.c_int64 | ctypes.c_void_p) -> None:
     if function(*arguments) != 0:
-        raise MemoryError("No memory is left for the compiled loops.")
+        raise MemoryError(native.NO_MEMORY)
 
 
 def _pointers(*arrays: npt.NDArray[Any]) -> list[ctypes.c_void_p]:

@@ -44,7 +44,7 @@ def assert_near(ours: Tensor | None, exact: Tensor | None, tolerance: float) -> 
 
 def run_gru(lengths: list[int], input_size: int, hidden_size: int) -> None:
     """Compare values and gradients with those of torch's own GRU on each sequence alone."""
-    ours, theirs = RaggedGRU(input_size, hidden_size), nn.GRU(input_size, hidden_size)
+    ours = RaggedGRU(input_size, hidden_size)
     theirs = nn.GRU(input_size, hidden_size, bidirectional=True).double()
     theirs.load_state_dict(ours.state_dict())
     rows = torch.randint(5, (sum(lengths),))
@@ -221,6 +221,30 @@ class TestArguments:
     def test_rows_must_exist(self, row: int) -> None:
         with pytest.raises(ValueError, match="must lie within 0 and 1"):
             RaggedGRU(3, 4)(torch.randn(2, 3), torch.tensor([2]), torch.tensor([0, row]))
+
+    def test_widths_must_be_those_of_the_weights(self) -> None:
+        with pytest.raises(ValueError, match="`inputs` must be 5 wide, as the weights are, got 3"):
+            RaggedGRU(5, 4)(torch.randn(6, 3), torch.tensor([6]))
+        with pytest.raises(ValueError, match="`hidden` must be 8 wide, as the weights are, got 9"):
+            AdditiveAttention(8, 4)(torch.randn(6, 9), torch.tensor([6]))
+        rows = torch.arange(6)
+        with pytest.raises(
+            ValueError, match="`projected` must be 24 wide, as the weights are, got 6"
+        ):
+            RaggedGRU(5, 4).recur(torch.randn(6, 6), torch.tensor([6]), rows)
+
+    def test_weights_of_another_precision_are_left_to_torch(self) -> None:
+        with pytest.raises(RuntimeError, match="dtype"):
+            AdditiveAttention(5, 4).double()(torch.randn(6, 5), torch.tensor([6]))
+        with pytest.raises(RuntimeError, match="dtype"):
+            RaggedGRU(5, 4).double()(torch.randn(6, 5), torch.tensor([6]))
+
+    def test_integers_of_any_size_will_do(self) -> None:
+        gru, attention = RaggedGRU(5, 4), AdditiveAttention(8, 3)
+        inputs, rows, lengths = torch.randn(3, 5), torch.tensor([0, 2, 1, 1]), torch.tensor([3, 1])
+        states = gru(inputs, lengths, rows)
+        assert torch.equal(gru(inputs, lengths.int(), rows.int()), states)
+        assert torch.equal(attention(states, lengths.int())[0], attention(states, lengths)[0])
 
     def test_any_strides_will_do(self) -> None:
         torch.manual_seed(0)

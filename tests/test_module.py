@@ -10,6 +10,7 @@ import pytest
 import pytorch_lightning as pl
 import torch
 from sklearn.metrics import accuracy_score, f1_score
+from torch import nn
 from torch.optim import SGD
 from torch.optim.lr_scheduler import OneCycleLR
 from torch.utils.data import DataLoader
@@ -290,6 +291,54 @@ class TestFit:
         module = make_module(schedule="constant")
         make_trainer(epochs=-1, max_steps=4).fit(module, loader())
         assert module.global_step == 4
+
+
+class TestClipping:
+    """Of sparse gradients, which Lightning cannot clip: as torch clips the same ones, dense."""
+
+    @pytest.mark.parametrize("algorithm", ["norm", "value"])
+    @pytest.mark.parametrize("largest", [1e-3, 0.05, 1e3])
+    @pytest.mark.parametrize("batches", [BATCHES[:1], BATCHES])  # gradients of several are summed
+    def test_equals_torch(self, algorithm: str, largest: float, batches: list[Batch]) -> None:
+        module = make_module(schedule="constant")
+        module.trainer = make_trainer(gradient_clip_val=largest, gradient_clip_algorithm=algorithm)
+        optimizer = module.configure_optimizers()["optimizer"]
+        embedding = module.network.embedding
+        assert embedding.sparse
+        grads = []
+        for sparse in (True, False):
+            module.zero_grad()
+            embedding.sparse = sparse
+            for batch in batches:
+                module(batch).logits.square().sum().backward()
+            if sparse:
+                module.configure_gradient_clipping(optimizer, largest, algorithm)
+            elif algorithm == "norm":
+                nn.utils.clip_grad_norm_(module.parameters(), largest)
+            else:
+                nn.utils.clip_grad_value_(module.parameters(), largest)
+            grads.append([p.grad.to_dense() for p in module.parameters() if p.grad is not None])
+        for ours, theirs in zip(*grads, strict=True):
+            torch.testing.assert_close(ours, theirs)
+
+    def test_what_is_no_number_is_not_hidden(self) -> None:
+        module = make_module(schedule="constant")
+        module.trainer = make_trainer(gradient_clip_val=1.0)
+        optimizer = module.configure_optimizers()["optimizer"]
+        (module(BATCHES[0]).logits.sum() * torch.nan).backward()
+        module.configure_gradient_clipping(optimizer, 1.0, "norm")
+        assert all(
+            p.grad is not None and p.grad.to_dense().isnan().any() for p in module.parameters()
+        )
+
+    def test_several_batches_before_a_step(self) -> None:
+        trainer = make_trainer(accumulate_grad_batches=3, gradient_clip_val=1.0)
+        module = make_module(sentence_dropout=0.0)
+        before = module.network.embedding.weight.detach().clone()
+        trainer.fit(module, loader())
+        used = torch.cat([batch.tokens for batch in BATCHES]).unique()
+        changed = (module.network.embedding.weight != before).any(1).nonzero().squeeze(1)
+        assert changed.tolist() == used.tolist()
 
 
 class Vectors(pl.LightningDataModule):

@@ -119,6 +119,22 @@ class TestRowwiseAdamW:
             resumed.step()
         assert torch.equal(parameter, other)
 
+    def test_a_gradient_scaler_s_scale_is_taken_out(self) -> None:
+        plain, scaled = make_rows(), make_rows()
+        for parameter, scaler in (
+            (plain, torch.amp.GradScaler("cpu", enabled=False)),
+            (scaled, torch.amp.GradScaler("cpu", init_scale=1024.0)),
+        ):
+            groups = [{"params": [parameter], "rowwise": True}]
+            optimizer = RowwiseAdamW(groups, lr=0.1, eps=1.0, fused=True)
+            for rows in ([0, 3], [3, 5]):
+                optimizer.zero_grad()
+                vectors = nn.functional.embedding(torch.tensor(rows), parameter, sparse=True)
+                scaler.scale(vectors.square().sum()).backward()
+                scaler.step(optimizer)
+                scaler.update()
+        torch.testing.assert_close(scaled, plain)
+
     def test_runs_a_closure(self) -> None:
         parameter = make_rows()
 

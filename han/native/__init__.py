@@ -33,6 +33,7 @@ class Thread(ctypes.Structure):
 Argument: TypeAlias = ctypes.c_int64 | ctypes.c_double | ctypes.c_void_p
 
 BUILDS = ("x86_64_v4", "x86_64_v3", "baseline")  # the best first
+NO_MEMORY = "No memory is left for the compiled loops."
 INTERFACE = 1  # of the functions; as in processor.cpp, so that no outdated build is called
 
 
@@ -84,11 +85,7 @@ def description() -> str:
     return "plain torch, no compiled loops" if library is None else f"loops compiled for {build}"
 
 
-def call_in_threads(
-    function: Callable[..., int],
-    threads: int,
-    *arguments: Argument,
-) -> int:
+def call_in_threads(function: Callable[..., int], threads: int, *arguments: Argument) -> int:
     """Call a function of the library on several threads, each of which does its share.
 
     Args:
@@ -113,7 +110,7 @@ def call_in_threads(
     else:
         _run_on_threads(work, threads)
     if max(results) > 0:
-        raise MemoryError("No memory is left for the compiled loops.")
+        raise MemoryError(NO_MEMORY)
     return results[0]
 
 

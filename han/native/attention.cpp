@@ -2,7 +2,6 @@
 // u_t = tanh(W h_t + b), weight_t = softmax over the segment of u_t . c, pooled = sum weight_t h_t.
 
 #include <algorithm>
-#include <cmath>
 
 #include "vectors.h"
 
@@ -61,7 +60,8 @@ extern "C" int han_attention_forward(const float *hidden, const int64_t *lengths
           Vector score = {};
           for (int64_t j = 0; j < attention; j += LANES) {
             const int64_t lanes = std::min<int64_t>(LANES, attention - j);
-            const Vector u = hyperbolic_tangent(load(projected + i * row + j) + load(bias + j, lanes));
+            const Vector u =
+                hyperbolic_tangent(load(projected + i * row + j) + load(bias + j, lanes));
             score += u * load(context + j, lanes);
             if (activations) store(activations + (scored + i) * attention + j, u, lanes);
           }

@@ -14,8 +14,8 @@
 
 namespace {
 
-constexpr int64_t BLOCK = 24;        // sequences that are read together
-constexpr int64_t CHUNK = 192;       // steps whose weight gradient is computed together
+constexpr int64_t BLOCK = 24;   // sequences that are read together
+constexpr int64_t CHUNK = 192;  // steps whose weight gradient is computed together
 
 // Which sequences there are. N steps lie one after the other, sequence after sequence.
 struct Sequences {

@@ -6,8 +6,8 @@
 
 namespace {
 
-constexpr int64_t DEPTH = 256;                    // rows of B that are multiplied together,
-constexpr int64_t WIDTH = TILE_VECTORS * LANES;   // and columns: together they stay in the cache
+constexpr int64_t DEPTH = 256;                   // rows of B that are multiplied together,
+constexpr int64_t WIDTH = TILE_VECTORS * LANES;  // and columns: together they stay in the cache
 
 }  // namespace
 
@@ -16,7 +16,8 @@ constexpr int64_t WIDTH = TILE_VECTORS * LANES;   // and columns: together they 
 extern "C" int han_product(int64_t rows, int64_t columns, int64_t depth, const float *a,
                            int64_t a_row, int64_t a_depth, const float *b, int64_t b_depth,
                            int64_t b_column, const float *bias, float *c, Thread thread) {
-  const int64_t from = rows * thread.number / thread.of, to = rows * (thread.number + 1) / thread.of;
+  const int64_t from = rows * thread.number / thread.of;
+  const int64_t to = rows * (thread.number + 1) / thread.of;
   Scratch panel(DEPTH * WIDTH);
   if (!panel) return 1;
   for (int64_t i = from; i < to; i++) {

@@ -27,14 +27,12 @@ import argparse
 import json
 import logging
 import os
-import platform
 import random
 import statistics
 import subprocess
 import sys
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from importlib.metadata import version
 from itertools import islice
 from pathlib import Path
 from tempfile import TemporaryDirectory
@@ -58,9 +56,8 @@ from tests.benchmarks.throughput import (
     BATCH_SIZE,
     BUSY,
     MIN_COUNT,
+    circumstances,
     positive,
-    processor_name,
-    version_in_use,
 )
 
 PARTS = ("documents", "words", "memory", "startup")
@@ -353,12 +350,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
             "repeats": options.repeats,
             "command": ["python", "-m", "tests.benchmarks.scaling", *command],
             "load": load,
-            "processor": processor_name(),
-            "han": version_in_use(),
-            "versions": {
-                "python": platform.python_version(),
-                **{name: version(name) for name in ("torch", "numpy", "pyarrow")},
-            },
+            **circumstances(),
         }
         text = json.dumps(record, indent=2, allow_nan=False)
         options.json.write_text(text + "\n", encoding="utf-8")

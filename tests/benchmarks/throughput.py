@@ -402,19 +402,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
             "seed": options.seed,
             "repeats": options.repeats,
             "command": ["python", "-m", "tests.benchmarks.throughput", *command],
-            "environment": {
-                name: value
-                for name, value in sorted(os.environ.items())
-                if name.startswith(("HAN_", "KMP_", "MKL_", "OMP_"))
-            },
             "load": load,
-            "processor": processor_name(),
-            "processors": processors,
-            "han": version_in_use(),
-            "versions": {
-                "python": platform.python_version(),
-                **{name: version(name) for name in ("torch", "numpy", "scikit-learn")},
-            },
+            **circumstances(),
         }
         text = json.dumps(record, indent=2, allow_nan=False)
         options.json.write_text(text + "\n", encoding="utf-8")
@@ -583,10 +572,24 @@ def processor_name() -> str:
     return platform.processor() or platform.machine()
 
 
-def version_in_use() -> str:
-    """Return what `han --version` says, which includes how it computes."""
-    command = [sys.executable, "-m", "han", "--version"]
-    return subprocess.run(command, capture_output=True, text=True, check=True).stdout.strip()
+def circumstances() -> dict[str, Any]:
+    """Return what figures depend on besides the command: machine, versions, variables."""
+    version_in_use = [sys.executable, "-m", "han", "--version"]  # names the loops that compute
+    done = subprocess.run(version_in_use, capture_output=True, text=True, check=True)
+    return {
+        "processor": processor_name(),
+        "processors": len(usable_processors()),
+        "han": done.stdout.strip(),
+        "versions": {
+            "python": platform.python_version(),
+            **{name: version(name) for name in ("torch", "numpy", "pyarrow", "scikit-learn")},
+        },
+        "environment": {
+            name: value
+            for name, value in sorted(os.environ.items())
+            if name.startswith(("HAN_", "KMP_", "MKL_", "OMP_"))
+        },
+    }
 
 
 def _table(measurements: Sequence[Measurement]) -> Table:
