@@ -11,7 +11,8 @@ import numpy as np
 import numpy.typing as npt
 import tokenizers
 
-from han.tokenization import UNKNOWN_WORD, Lexicon, TokenizedText, Tokenizer, batches
+from han.lexicon import UNKNOWN_WORD, Lexicon
+from han.tokenization import TokenizedText, Tokenizer, batches
 
 
 @dataclass(frozen=True, eq=False)

@@ -19,6 +19,7 @@ ORDER = (
     "atomic",
     "documents",
     "native",
+    "lexicon",
     "tokenization",
     "vocabulary",
     "embeddings",

@@ -18,7 +18,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from han import native
-from han.tokenization import UNKNOWN_WORD, Lexicon, TokenizedText, Tokenizer
+from han.lexicon import UNKNOWN_WORD, Lexicon
+from han.tokenization import TokenizedText, Tokenizer
 
 BUILDS = [name for name in native.BUILDS if native.load(name) is not None]
 

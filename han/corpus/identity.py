@@ -13,7 +13,7 @@ from pathlib import Path
 from han.documents.folders import files_below
 from han.documents.hub import SCHEME
 
-_STAGES = ("documents", "tokenization", "vocabulary", "corpus")
+_STAGES = ("documents", "lexicon", "tokenization", "vocabulary", "corpus")
 
 
 def key_of(identity: Mapping[str, object]) -> str:
@@ -79,4 +79,4 @@ def _modules() -> Iterator[Traversable]:
             yield from sorted(files, key=lambda file: file.name)
         else:
             yield package / f"{stage}.py"
-    yield package / "native" / "words.cpp"  # finds what `tokenization` finds, only faster
+    yield package / "native" / "words.cpp"  # finds what `lexicon` finds, only faster

@@ -1,4 +1,4 @@
-// The words of sentences and their ids: the expression in han/tokenization.py followed case by case
+// The words of sentences and their ids: the expression in han/lexicon.py followed case by case
 // over what is known of each character, and a hash table of the vocabulary.
 
 #include <algorithm>
@@ -12,7 +12,7 @@
 
 namespace {
 
-// Which of the sets of characters in han/tokenization.py a character is in.
+// Which of the sets of characters in han/lexicon.py a character is in.
 enum Kind : uint8_t {
   KNOWN = 1,
   SPACE = 2,
