@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import math
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeVar
@@ -19,6 +19,9 @@ SCHEMA = "han.explanation/1"
 SCHEMA_FILE = Path(__file__).with_name("explanation.schema.json")
 STEPS = 9
 """How many steps the colour of a word has; step 0 is not coloured."""
+
+METHODS = ("attention", "attention_gradient", "gradient", "occlusion")
+"""The ways to explain, the cheapest first; all but the first are signed, with a score a class."""
 
 Span = tuple[int, int]
 Scores = Mapping[str, tuple[float, ...]]
@@ -142,11 +145,30 @@ class Explanation:
             _check_spans(f"`sentences[{i}].words`", spans, sentence.start, sentence.end)
             weights = [number for word in sentence.words for number in (word.weight, word.share)]
             _check_numbers(f"`weight` of `sentences[{i}].words`", weights)
+        self._check_scores()
         if self.truncated:
             read = [(word.start, word.end) for word in self.words]
             _check_spans(
                 "`truncated` and words", sorted([*self.truncated, *read]), 0, len(self.text)
             )
+
+    def _check_scores(self) -> None:
+        """Refuse scores that only some words have, or not for each class."""
+        methods = self.sentences[0].scores.keys() if self.sentences else ()
+        for i, sentence in enumerate(self.sentences):
+            units: tuple[Sentence | Word, ...] = (sentence, *sentence.words)
+            for unit in units:
+                if unit.scores.keys() != methods:
+                    raise ValueError(
+                        f"`sentences[{i}]`: every sentence and word must have `scores` of the same "
+                        f"methods, got {list(unit.scores)} beside {list(methods)}."
+                    )
+                for method, numbers in unit.scores.items():
+                    if len(numbers) != len(self.labels) or not all(map(math.isfinite, numbers)):
+                        raise ValueError(
+                            f"`sentences[{i}]`: `scores.{method}` must be {len(self.labels)} "
+                            f"finite numbers, one a class, got {list(numbers)}."
+                        )
 
     @classmethod
     def from_attention(
@@ -165,6 +187,8 @@ class Explanation:
         model: ModelReference,
         cut: Sequence[Span] = (),
         true: str | None = None,
+        word_scores: Mapping[str, npt.ArrayLike] | None = None,
+        sentence_scores: Mapping[str, npt.ArrayLike] | None = None,
     ) -> Explanation:
         """Make an explanation from a document's spans and the model's flat attention weights.
 
@@ -184,6 +208,8 @@ class Explanation:
             model: The model that explains.
             cut: Spans of the text that were not read because of a length limit.
             true: The document's true class, where it is known.
+            word_scores: Other methods' figures by the method's name, each (N, C).
+            sentence_scores: The same of the sentences, each (S, C).
 
         Returns:
             The explanation; empty where S is 0.
@@ -210,25 +236,29 @@ class Explanation:
             )
         probabilities = np.asarray(probabilities, dtype=np.float64).reshape(-1)
         shares = word_attention * np.repeat(sentence_attention, words_per_sentence)
+        shape = (num_words, len(labels))
         words = [
-            Word(start, end, weight, share, missing)
-            for (start, end), weight, share, missing in zip(
+            Word(start, end, weight, share, missing, scores)
+            for (start, end), weight, share, missing, scores in zip(
                 word_spans.tolist(),
                 _seven_digits(word_attention),
                 _seven_digits(shares),
                 unknown.tolist(),
+                _scores_of_each(f"`word_scores` of {id!r}", word_scores, shape),
                 strict=True,
             )
         ]
+        shape = (num_sentences, len(labels))
         ends = np.cumsum(words_per_sentence).tolist()
         starts = [0, *ends[:-1]]
         sentences = tuple(
-            Sentence(start, end, weight, tuple(words[first:last]))
-            for (start, end), weight, first, last in zip(
+            Sentence(start, end, weight, tuple(words[first:last]), scores)
+            for (start, end), weight, first, last, scores in zip(
                 sentence_spans.tolist(),
                 _seven_digits(sentence_attention),
                 starts[:num_sentences],
                 ends,
+                _scores_of_each(f"`sentence_scores` of {id!r}", sentence_scores, shape),
                 strict=True,
             )
         )
@@ -289,6 +319,68 @@ class Explanation:
         display = self.display
         top = max(display, default=0.0) or 1.0
         return tuple(math.floor((STEPS - 1) * value / top + 0.5) for value in display)
+
+    @property
+    def methods(self) -> tuple[str, ...]:
+        """The methods that explain this document: `"attention"`, and those with scores."""
+        return ("attention", *(self.sentences[0].scores if self.sentences else ()))
+
+    def scores(self, method: str, label: str | None = None) -> tuple[float, ...]:
+        """Return each word's figure by one method, for ranking and sums.
+
+        Args:
+            method: One of `methods`.
+            label: The class that the words speak for or against; by default the predicted one.
+                Attention knows no classes: its figure is the share.
+
+        Raises:
+            ValueError: The explanation has no such method, or the model no such class.
+        """
+        if method == "attention":
+            return self.share
+        column = self._column(method, label)
+        return tuple(word.scores[method][column] for word in self.words)
+
+    def sentence_scores(self, method: str, label: str | None = None) -> tuple[float, ...]:
+        """Return each sentence's figure by one method; as `scores`, for attention the weight."""
+        if method == "attention":
+            return tuple(sentence.weight for sentence in self.sentences)
+        column = self._column(method, label)
+        return tuple(sentence.scores[method][column] for sentence in self.sentences)
+
+    def signed_steps(self, method: str, label: str | None = None) -> tuple[int, ...]:
+        """Return the colour of each word by one method, from -8 (against the class) to 8 (for it).
+
+        The step is the figure over the largest of any word and any class in the document, so that
+        classes compare with each other. Attention has the steps of `steps`.
+
+        Args:
+            method: One of `methods`.
+            label: The class; by default the predicted one.
+
+        Raises:
+            ValueError: The explanation has no such method, or the model no such class.
+        """
+        if method == "attention":
+            return self.steps
+        column = self._column(method, label)
+        figures = [word.scores[method] for word in self.words]
+        top = max((abs(value) for row in figures for value in row), default=0.0) or 1.0
+        return tuple(
+            int(math.copysign(math.floor((STEPS - 1) * abs(row[column]) / top + 0.5), row[column]))
+            for row in figures
+        )
+
+    def _column(self, method: str, label: str | None) -> int:
+        label = self.predicted if label is None else label
+        if label not in self.labels:
+            raise ValueError(f"The model knows no class {label!r}; it knows {list(self.labels)}.")
+        if self.words and method not in self.methods:
+            raise ValueError(
+                f"Explanation of {self.id!r}: there are no scores of the method {method!r}, only "
+                f"{list(self.methods)}."
+            )
+        return self.labels.index(label)
 
     def to_dict(self) -> dict[str, Any]:
         """Return the record of `han.explanation/1`, made of JSON's types only."""
@@ -420,6 +512,24 @@ def _encodable(text: str) -> str:
 
 def _seven_digits(values: npt.NDArray[np.float64]) -> list[float]:
     return [float(f"{value:.7g}") for value in values.tolist()]
+
+
+def _scores_of_each(
+    name: str, scores: Mapping[str, npt.ArrayLike] | None, shape: tuple[int, int]
+) -> Iterator[Scores]:
+    """Yield the figures of each of n words (or sentences), a tuple of C numbers a method."""
+    methods: list[list[tuple[float, ...]]] = []
+    for method, values in (scores or {}).items():
+        array = np.asarray(values, dtype=np.float64)
+        if array.shape != shape or not np.isfinite(array).all():
+            raise ValueError(
+                f"{name}: {method!r} must be finite numbers of shape {shape}, one a class; "
+                f"got shape {array.shape}."
+            )
+        numbers = iter(_seven_digits(array.reshape(-1)))
+        methods.append(list(zip(*[numbers] * shape[1], strict=True)))
+    for i in range(shape[0]):
+        yield {name: rows[i] for name, rows in zip(scores or {}, methods, strict=True)}
 
 
 def _check_spans(name: str, spans: Iterable[Span], start: int, end: int) -> None:

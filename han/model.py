@@ -148,16 +148,7 @@ class HierarchicalAttentionNetwork(nn.Module):
 
     def forward(self, batch: Batch) -> HANOutput:
         """Read the batch's documents; each one's result does not depend on the others."""
-        if self.training or torch.is_grad_enabled() or batch.tokens.device.type != "cpu":
-            self._word_table.forget()  # the weights may be about to change
-            dropout = self.word_dropout if self.training else 0.0
-            words, rows = _distinct(batch.tokens, len(self.embedding.weight), dropout)
-            vectors = self.embedding_dropout(self.embedding(words))  # (U, E)
-            hidden = self.word_encoder.gru(vectors, batch.words_per_sentence, rows)
-        else:
-            gru = self.word_encoder.gru
-            projected, rows = self._word_table.look_up(batch.tokens, self.embedding.weight, gru)
-            hidden = gru.recur(projected, batch.words_per_sentence, rows)
+        hidden = self.read_words(batch.tokens, batch.words_per_sentence)  # (N, 2H)
         sentences, word_attention = self.word_encoder.pool(hidden, batch.words_per_sentence)
         documents, sentence_attention = self.sentence_encoder(
             sentences, batch.sentences_per_document
@@ -165,6 +156,24 @@ class HierarchicalAttentionNetwork(nn.Module):
         logits = self.classifier(self.classifier_dropout(documents))  # (B, C)
         empty = batch.sentences_per_document == 0
         return HANOutput(logits, word_attention, sentence_attention, empty)
+
+    def read_words(self, tokens: Tensor, words_per_sentence: Tensor) -> Tensor:
+        """Return the hidden states (N, 2H) of the words of sentences that lie end to end.
+
+        Args:
+            tokens: int64 (N,), word ids.
+            words_per_sentence: int64 (S,), sums to N.
+        """
+        gru = self.word_encoder.gru
+        if self.training or torch.is_grad_enabled() or tokens.device.type != "cpu":
+            self._word_table.forget()  # the weights may be about to change
+            dropout = self.word_dropout if self.training else 0.0
+            words, rows = _distinct(tokens, len(self.embedding.weight), dropout)
+            vectors = self.embedding_dropout(self.embedding(words))  # (U, E)
+            states: Tensor = gru(vectors, words_per_sentence, rows)
+            return states
+        projected, rows = self._word_table.look_up(tokens, self.embedding.weight, gru)
+        return gru.recur(projected, words_per_sentence, rows)
 
 
 class _WordTable:

@@ -4,24 +4,29 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from functools import partial
 from itertools import pairwise
 from pathlib import Path
+from types import MappingProxyType
 from typing import NamedTuple, TypeVar, overload
 
 import numpy as np
 import numpy.typing as npt
 import torch
 
+from han import attribution
 from han.batching import Batch
 from han.bundle import Bundle
 from han.documents import Document, in_blocks
-from han.explanation import Explanation, ModelReference
+from han.explanation import METHODS, Explanation, ModelReference
+from han.model import HANOutput
 from han.vocabulary import EncodedText, Vocabulary
 
 BLOCK_DOCUMENTS, BLOCK_CHARACTERS = 2048, 4_000_000  # read, encoded and sorted together
 BATCH_WORDS = 32_768  # run through the network together; a longer document goes alone
 
 Result = TypeVar("Result")
+Scores = tuple[npt.NDArray[np.floating], npt.NDArray[np.floating]]
 
 
 @dataclass(frozen=True, slots=True)
@@ -96,6 +101,7 @@ class Reading(NamedTuple):
         probabilities: float64 (C,), of each class, in the order of `Predictor.labels`.
         word_attention: float32 (N,), the weight of each word in its sentence.
         sentence_attention: float32 (S,), the weight of each sentence in the document.
+        scores: By method, what its words (N, C) and its sentences (S, C) contribute to each class.
     """
 
     document: Document
@@ -104,6 +110,7 @@ class Reading(NamedTuple):
     probabilities: npt.NDArray[np.float64]
     word_attention: npt.NDArray[np.float32]
     sentence_attention: npt.NDArray[np.float32]
+    scores: Mapping[str, Scores] = MappingProxyType({})
 
 
 class Predictor:
@@ -146,19 +153,29 @@ class Predictor:
         return _one_or_all(self.classify_documents, texts)
 
     @overload
-    def explain(self, texts: str) -> Explanation: ...  # type: ignore[overload-overlap]  # str comes first
+    def explain(  # type: ignore[overload-overlap]  # str comes first
+        self, texts: str, methods: Sequence[str] = ...
+    ) -> Explanation: ...
     @overload
-    def explain(self, texts: Iterable[str]) -> list[Explanation]: ...
-    def explain(self, texts: str | Iterable[str]) -> Explanation | list[Explanation]:
-        """Classify one text, or many, and keep the attention on each sentence and word.
+    def explain(self, texts: Iterable[str], methods: Sequence[str] = ...) -> list[Explanation]: ...
+    def explain(
+        self, texts: str | Iterable[str], methods: Sequence[str] = ("attention",)
+    ) -> Explanation | list[Explanation]:
+        """Classify one text, or many, and keep what each sentence and word had to do with it.
 
         Args:
             texts: A text, or texts; ids are then their positions, from 0.
+            methods: The ways to explain, of `han.explanation.METHODS`. Attention is always there.
+                `"attention_gradient"` costs little more, `"gradient"` a training step for each
+                class, `"occlusion"` as many readings of a sentence as it has words.
 
         Returns:
             An explanation, or a list of them in the order of the texts.
+
+        Raises:
+            ValueError: There is no such method.
         """
-        return _one_or_all(self.explain_documents, texts)
+        return _one_or_all(partial(self.explain_documents, methods=methods), texts)
 
     @overload
     def read(self, texts: str) -> Reading: ...  # type: ignore[overload-overlap]  # str comes first
@@ -182,7 +199,7 @@ class Predictor:
 
     def classify_documents(self, documents: Iterable[Document]) -> Iterator[Prediction]:
         """Classify documents as they come, in their order, a block of them in memory at a time."""
-        for document, words, _, probabilities, _, _ in self.read_documents(documents):
+        for document, words, _, probabilities, *_ in self.read_documents(documents):
             yield Prediction.from_probabilities(
                 document.id,
                 self.labels,
@@ -193,9 +210,16 @@ class Predictor:
                 true=document.label,
             )
 
-    def explain_documents(self, documents: Iterable[Document]) -> Iterator[Explanation]:
-        """Explain documents as they come, in their order, a block of them in memory at a time."""
-        for reading in self.read_documents(documents):
+    def explain_documents(
+        self, documents: Iterable[Document], methods: Sequence[str] = ("attention",)
+    ) -> Iterator[Explanation]:
+        """Explain documents as they come, in their order, a block of them in memory at a time.
+
+        Args:
+            documents: The documents.
+            methods: As in `explain`.
+        """
+        for reading in self.read_documents(documents, methods):
             document, words = reading.document, reading.words
             yield Explanation.from_attention(
                 id=document.id,
@@ -211,13 +235,27 @@ class Predictor:
                 model=self.bundle.reference or ModelReference(sha256="", version=""),
                 cut=words.cut,
                 true=document.label,
+                word_scores={method: of_words for method, (of_words, _) in reading.scores.items()},
+                sentence_scores={
+                    method: of_sentences for method, (_, of_sentences) in reading.scores.items()
+                },
             )
 
-    def read_documents(self, documents: Iterable[Document]) -> Iterator[Reading]:
+    def read_documents(
+        self, documents: Iterable[Document], methods: Sequence[str] = ("attention",)
+    ) -> Iterator[Reading]:
         """Read documents as they come, in their order, a block of them in memory at a time.
 
         Within a block they go through the network in batches of similar length.
+
+        Args:
+            documents: The documents.
+            methods: As in `explain`.
+
+        Raises:
+            ValueError: There is no such method.
         """
+        methods = check_methods(methods)
         for block in in_blocks(
             documents, max_documents=BLOCK_DOCUMENTS, max_characters=BLOCK_CHARACTERS
         ):
@@ -225,41 +263,122 @@ class Predictor:
             readings: dict[int, Reading] = {}
             by_length = sorted(range(len(block)), key=lambda index: len(words[index].tokens))
             for batch in _batches(by_length, words):
-                for index, result in zip(batch, self._run([words[i] for i in batch]), strict=True):
+                results = self._run([words[i] for i in batch], methods)
+                for index, result in zip(batch, results, strict=True):
                     readings[index] = Reading(block[index], words[index], *result)
             for index in range(len(block)):
                 yield readings.pop(index)
 
-    def _run(
-        self, texts: list[EncodedText]
-    ) -> Iterator[
-        tuple[str, npt.NDArray[np.float64], npt.NDArray[np.float32], npt.NDArray[np.float32]]
-    ]:
-        """Yield each text's label, probabilities, word attention and sentence attention."""
-        sentences = np.array([len(text.words_per_sentence) for text in texts], np.int64)
-        words = np.array([len(text.tokens) for text in texts], np.int64)
-        batch = Batch.from_arrays(
-            np.concatenate([text.tokens for text in texts]).astype(np.int64),
-            np.concatenate([text.words_per_sentence for text in texts]).astype(np.int64),
-            sentences,
+    def masked_probabilities(
+        self, text: str, kept: npt.NDArray[np.bool_]
+    ) -> npt.NDArray[np.float64]:
+        """Classify variants of a text in which words are left out; sentences keep their boundaries.
+
+        Args:
+            text: The text.
+            kept: bool (M, N), which of the words of `explain(text)` each variant has.
+
+        Returns:
+            float64 (M, C), the probability of each class, classes as in `labels`.
+
+        Raises:
+            ValueError: `kept` has another number of words.
+        """
+        (words,) = self.bundle.vocabulary.encode([text])
+        found = attribution.masked_probabilities(
+            self._network, words.tokens, words.words_per_sentence, kept
         )
-        with torch.inference_mode():
-            output = self._network(batch.to(self._device))
-            probabilities = output.logits.double().softmax(1).cpu().numpy()
+        return found.cpu().numpy()
+
+    def uniform_probabilities(self, texts: Sequence[str]) -> npt.NDArray[np.float64]:
+        """Classify texts with the same attention on every word and on every sentence.
+
+        Args:
+            texts: B texts.
+
+        Returns:
+            float64 (B, C), the probability of each class, classes as in `labels`.
+        """
+        rows = np.zeros((len(texts), len(self.labels)))
+        words = self.bundle.vocabulary.encode(texts)
+        by_length = sorted(range(len(texts)), key=lambda index: len(words[index].tokens))
+        for batch in _batches(by_length, words):
+            ragged = _ragged([words[i] for i in batch]).to(self._device)
+            output = attribution.uniform_output(self._network, ragged)
+            rows[batch] = _probabilities(output)
+        return rows
+
+    def _run(
+        self, texts: list[EncodedText], methods: Sequence[str]
+    ) -> Iterator[
+        tuple[
+            str,
+            npt.NDArray[np.float64],
+            npt.NDArray[np.float32],
+            npt.NDArray[np.float32],
+            Mapping[str, Scores],
+        ]
+    ]:
+        """Yield each text's label, probabilities, word and sentence attention, and scores."""
+        batch = _ragged(texts).to(self._device)
+        found: dict[str, attribution.Attribution] = {}
+        if "attention_gradient" in methods:
+            output, found["attention_gradient"] = attribution.attention_gradient(
+                self._network, batch
+            )
+        else:
+            with torch.inference_mode():
+                output = self._network(batch)
+        if "gradient" in methods:
+            found["gradient"] = attribution.input_gradient(self._network, batch)
+        if "occlusion" in methods:
+            of_each = [
+                attribution.occlusion(self._network, text.tokens, text.words_per_sentence)
+                for text in texts
+            ]
+            found["occlusion"] = attribution.Attribution(
+                *map(torch.cat, zip(*of_each, strict=True))
+            )
+        scores = {
+            method: (of.words.double().cpu().numpy(), of.sentences.double().cpu().numpy())
+            for method, of in found.items()
+        }
+        probabilities = _probabilities(output)
         best = probabilities.argmax(1).tolist()
-        word_ends = [0, *np.cumsum(words).tolist()]
-        sentence_ends = [0, *np.cumsum(sentences).tolist()]
         word_attention = output.word_attention.float().cpu().numpy()
         sentence_attention = output.sentence_attention.float().cpu().numpy()
-        for row, label, word, sentence in zip(
+        word_ends = np.cumsum([0, *(len(text.tokens) for text in texts)]).tolist()
+        sentence_ends = np.cumsum([0, *(len(text.words_per_sentence) for text in texts)]).tolist()
+        for row, label, words, sentences in zip(
             probabilities, best, pairwise(word_ends), pairwise(sentence_ends), strict=True
         ):
             yield (
                 self.labels[label],
                 row,
-                word_attention[slice(*word)],
-                sentence_attention[slice(*sentence)],
+                word_attention[slice(*words)],
+                sentence_attention[slice(*sentences)],
+                {
+                    method: (of_words[slice(*words)], of_sentences[slice(*sentences)])
+                    for method, (of_words, of_sentences) in scores.items()
+                },
             )
+
+
+def check_methods(methods: Sequence[str]) -> tuple[str, ...]:
+    """Return methods in the order of `METHODS`, attention always among them.
+
+    Args:
+        methods: Names of methods.
+
+    Raises:
+        ValueError: One is no method.
+    """
+    if isinstance(methods, str):
+        raise ValueError(f"`methods` must be names in a list or a tuple, got {methods!r}.")
+    for method in methods:
+        if method not in METHODS:
+            raise ValueError(f"There is no method {method!r}; choose among {', '.join(METHODS)}.")
+    return tuple(method for method in METHODS if method in methods or method == METHODS[0])
 
 
 def load(path: str | Path) -> Predictor:
@@ -292,6 +411,18 @@ def _numbered(texts: Iterable[str]) -> Iterator[Document]:
         if not isinstance(text, str):
             raise TypeError(f"Text {index} is {type(text).__name__}, not a string.")
         yield Document(str(index), text)
+
+
+def _ragged(texts: Sequence[EncodedText]) -> Batch:
+    return Batch.from_arrays(
+        np.concatenate([text.tokens for text in texts]).astype(np.int64),
+        np.concatenate([text.words_per_sentence for text in texts]).astype(np.int64),
+        np.array([len(text.words_per_sentence) for text in texts], np.int64),
+    )
+
+
+def _probabilities(output: HANOutput) -> npt.NDArray[np.float64]:
+    return output.logits.double().softmax(1).cpu().numpy()
 
 
 def _batches(indices: list[int], encoded: list[EncodedText]) -> Iterator[list[int]]:

@@ -1,0 +1,286 @@
+"""For which class words and sentences speak: gradients and occlusion, exact, in batches."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from contextlib import AbstractContextManager
+from itertools import pairwise
+from typing import NamedTuple
+
+import numpy as np
+import numpy.typing as npt
+import torch
+from torch import Tensor
+from torch.func import functional_call
+
+from han.batching import Batch
+from han.model import HANOutput, HierarchicalAttentionNetwork
+
+VARIANT_WORDS = 65_536  # of the changed sentences that are read together
+VARIANT_MARKS = 16_777_216  # of documents' words, kept or not, that are in memory together
+
+
+class Attribution(NamedTuple):
+    """What each unit contributes to each of C classes, of a batch of S sentences and N words.
+
+    Attributes:
+        words: Floats (N, C).
+        sentences: Floats (S, C).
+    """
+
+    words: Tensor
+    sentences: Tensor
+
+
+def attention_gradient(
+    network: HierarchicalAttentionNetwork, batch: Batch
+) -> tuple[HANOutput, Attribution]:
+    """Multiply each weight of the attention by what the logits would gain if it grew.
+
+    A word's figure for class c is share * d logit_c / d share = a_it * d logit_c / d a_it, with b_i
+    as the measure of the share and all that the word's weight acts upon carried along: its
+    sentence's vector, the sentences' states, their weights. A sentence's is b_i * d logit_c / d b_i
+    (gradient x input on the attention weights: Serrano & Smith 2019, section 3).
+
+    The words' states are computed without gradients, so that a class costs a backward pass over the
+    sentences alone and a product with the words' states.
+
+    Args:
+        network: The network, in evaluation mode.
+        batch: B documents.
+
+    Returns:
+        What the network computes for the batch, and the figures, in units of the logits.
+    """
+    words_per_sentence, encoder = batch.words_per_sentence, network.sentence_encoder
+    with torch.no_grad():
+        hidden = network.read_words(batch.tokens, words_per_sentence)  # (N, 2H)
+        sentences, word_attention = network.word_encoder.pool(hidden, words_per_sentence)
+    sentences.requires_grad_()
+    with torch.enable_grad(), _differentiable_rnn():
+        states = encoder.gru(sentences, batch.sentences_per_document)  # (S, 2H)
+        documents, sentence_attention = encoder.pool(states, batch.sentences_per_document)
+        logits = network.classifier(documents)
+        of_words = []
+        for gradient in _of_each_class(logits, sentences):  # (S, 2H): d logit_c / d s_i
+            spread = gradient.repeat_interleave(
+                words_per_sentence, dim=0, output_size=len(batch.tokens)
+            )
+            of_words.append(spread.mul_(hidden).sum(1).mul_(word_attention))
+    with torch.no_grad():
+        # The document's vector is the sum of b_i h_i, and a logit is linear in it.
+        of_sentences = states @ network.classifier.weight.t() * sentence_attention[:, None]
+    empty = batch.sentences_per_document == 0
+    output = HANOutput(logits.detach(), word_attention, sentence_attention.detach(), empty)
+    return output, Attribution(torch.stack(of_words, 1), of_sentences)
+
+
+def input_gradient(network: HierarchicalAttentionNetwork, batch: Batch) -> Attribution:
+    """Multiply each word's vector by the gradient of the logits (Simonyan et al. 2014).
+
+    A word's figure for class c is x_it . d logit_c / d x_it, the gradient with respect to how much
+    of the word there is (Jain & Wallace 2019, section 4.1.1, before its absolute value); a
+    sentence's is the sum of its words'.
+
+    Args:
+        network: The network, in evaluation mode.
+        batch: B documents.
+
+    Returns:
+        The figures, in units of the logits.
+    """
+    rows = torch.arange(len(batch.tokens), device=batch.tokens.device)
+    inputs = network.embedding.weight.detach()[batch.tokens].requires_grad_()  # (N, E)
+    with torch.enable_grad(), _differentiable_rnn():
+        sentences, _ = network.word_encoder(inputs, batch.words_per_sentence, rows)
+        documents, _ = network.sentence_encoder(sentences, batch.sentences_per_document)
+        logits = network.classifier(documents)
+        words = torch.stack(
+            [(inputs * gradient).sum(1) for gradient in _of_each_class(logits, inputs)], 1
+        ).detach()
+    of_sentence = torch.arange(len(sentences), device=words.device)
+    of_sentence = of_sentence.repeat_interleave(batch.words_per_sentence)
+    sums = words.new_zeros(len(sentences), words.shape[1]).index_add(0, of_sentence, words)
+    return Attribution(words, sums)
+
+
+def occlusion(
+    network: HierarchicalAttentionNetwork,
+    tokens: npt.NDArray[np.integer],
+    words_per_sentence: npt.NDArray[np.integer],
+) -> Attribution:
+    """Take away each word, and each sentence, and see what the probabilities lose.
+
+    A figure for class c is p_c(x) - p_c(x without the word or sentence) (Zeiler & Fergus 2014; Li
+    et al. 2016), in double precision. Other words and the sentences' boundaries stay.
+
+    Args:
+        network: The network, in evaluation mode.
+        tokens: (N,), the ids of one document's words.
+        words_per_sentence: (S,), sums to N.
+    """
+    lengths = np.asarray(words_per_sentence, np.int64)
+    num_words, num_sentences = len(tokens), len(lengths)
+    sentence = np.arange(num_sentences).repeat(lengths)  # of each word
+
+    def variants(start: int, stop: int) -> npt.NDArray[np.bool_]:
+        """Return the document itself, without each word, without each sentence: some of these."""
+        index = np.arange(start, stop)[:, None] - 1
+        kept: npt.NDArray[np.bool_] = index != np.arange(num_words)
+        kept &= index - num_words != sentence
+        return kept
+
+    count = 1 + num_words + num_sentences
+    probabilities = _masked_probabilities(network, tokens, lengths, variants, count)
+    lost = probabilities[0] - probabilities[1:]
+    return Attribution(lost[:num_words], lost[num_words:])
+
+
+def masked_probabilities(
+    network: HierarchicalAttentionNetwork,
+    tokens: npt.NDArray[np.integer],
+    words_per_sentence: npt.NDArray[np.integer],
+    kept: npt.NDArray[np.bool_],
+) -> Tensor:
+    """Classify variants of one document in which words are left out.
+
+    A sentence of which no word is kept is left out; the other sentences keep their boundaries. A
+    sentence that several variants share is read once.
+
+    Args:
+        network: The network, in evaluation mode.
+        tokens: (N,), the ids of the document's words.
+        words_per_sentence: (S,), sums to N.
+        kept: (M, N), the words that each variant has.
+
+    Returns:
+        float64 (M, C), the probability of each class.
+
+    Raises:
+        ValueError: `kept` has another number of words.
+    """
+    kept = np.asarray(kept, bool)
+    if kept.ndim != 2 or kept.shape[1] != len(tokens):
+        raise ValueError(
+            f"`kept` must have a column for each of {len(tokens)} words, got shape {kept.shape}."
+        )
+    lengths = np.asarray(words_per_sentence, np.int64)
+    return _masked_probabilities(
+        network, tokens, lengths, lambda start, stop: kept[start:stop], len(kept)
+    )
+
+
+def uniform_output(network: HierarchicalAttentionNetwork, batch: Batch) -> HANOutput:
+    """Return what the network computes when every word and every sentence weighs the same.
+
+    A context vector of zeros gives each unit of a segment the same weight.
+    """
+    zeros = {
+        f"{name}.attention.context": torch.zeros_like(encoder.attention.context)
+        for name, encoder in (
+            ("word_encoder", network.word_encoder),
+            ("sentence_encoder", network.sentence_encoder),
+        )
+    }
+    with torch.no_grad():
+        output: HANOutput = functional_call(network, zeros, (batch,))
+    return output
+
+
+def _of_each_class(logits: Tensor, inputs: Tensor) -> Iterator[Tensor]:
+    """Yield the gradient of each column of `logits`, summed, with respect to `inputs`."""
+    for column in range(logits.shape[1]):
+        (gradient,) = torch.autograd.grad(logits[:, column].sum(), inputs, retain_graph=True)
+        yield gradient
+
+
+def _differentiable_rnn() -> AbstractContextManager[None]:
+    """Leave cuDNN aside: its recurrences have a gradient in training mode alone."""
+    return torch.backends.cudnn.flags(enabled=False)
+
+
+def _masked_probabilities(
+    network: HierarchicalAttentionNetwork,
+    tokens: npt.NDArray[np.integer],
+    words_per_sentence: npt.NDArray[np.int64],
+    variants: Callable[[int, int], npt.NDArray[np.bool_]],
+    count: int,
+) -> Tensor:
+    """Classify `count` variants of a document, whose words `variants(start, stop)` marks."""
+    device = network.embedding.weight.device
+    step = max(1, VARIANT_MARKS // max(1, len(tokens)))
+    logits = [torch.empty(0, network.classifier.out_features, device=device)]
+    with torch.inference_mode():
+        for start in range(0, count, step):
+            kept = variants(start, min(start + step, count))
+            sentences, rows = _variant_sentences(kept, words_per_sentence)
+            vectors = torch.cat(
+                [
+                    _read_sentences(network, tokens[words], lengths)
+                    for words, lengths in _blocks(sentences)
+                ]
+            )
+            there = rows >= 0
+            documents, _ = network.sentence_encoder(
+                vectors,
+                torch.from_numpy(there.sum(1)).to(device),
+                torch.from_numpy(rows[there]).to(device),
+            )
+            logits.append(network.classifier(documents))
+        return torch.cat(logits).double().softmax(1)
+
+
+def _variant_sentences(
+    kept: npt.NDArray[np.bool_], words_per_sentence: npt.NDArray[np.int64]
+) -> tuple[list[npt.NDArray[np.int64]], npt.NDArray[np.int64]]:
+    """Find the different sentences of a document's variants.
+
+    Returns:
+        The positions of the words of each, and (M, S) which of them stands where in each variant;
+        -1 where the variant lacks the sentence.
+    """
+    sentences: list[npt.NDArray[np.int64]] = []
+    rows = np.full((len(kept), len(words_per_sentence)), -1, np.int64)
+    ends = words_per_sentence.cumsum()
+    for i, (start, end) in enumerate(pairwise([0, *ends.tolist()])):
+        marks = kept[:, start:end]
+        if marks.all():
+            rows[:, i] = len(sentences)
+            sentences.append(np.arange(start, end))
+            continue
+        packed = np.ascontiguousarray(np.packbits(marks, axis=1))
+        keys = packed.view(np.dtype((np.void, packed.shape[1])))[:, 0]
+        _, first, inverse = np.unique(keys, return_index=True, return_inverse=True)
+        numbers = np.full(len(first), -1, np.int64)
+        for k, variant in enumerate(first.tolist()):
+            words = start + marks[variant].nonzero()[0]
+            if len(words):
+                numbers[k] = len(sentences)
+                sentences.append(words)
+        rows[:, i] = numbers[inverse]
+    return sentences, rows
+
+
+def _blocks(
+    sentences: list[npt.NDArray[np.int64]],
+) -> Iterator[tuple[npt.NDArray[np.int64], npt.NDArray[np.int64]]]:
+    """Cut sentences into blocks of at most `VARIANT_WORDS` words, or one; yield at least one."""
+    lengths = np.array([len(sentence) for sentence in sentences], np.int64)
+    block = lengths.cumsum() // VARIANT_WORDS
+    cuts = (np.diff(block) > 0).nonzero()[0] + 1
+    for start, end in pairwise([0, *cuts.tolist(), len(sentences)]):
+        words = sentences[start:end]
+        yield np.concatenate(words) if words else np.zeros(0, np.int64), lengths[start:end]
+
+
+def _read_sentences(
+    network: HierarchicalAttentionNetwork,
+    tokens: npt.NDArray[np.integer],
+    lengths: npt.NDArray[np.int64],
+) -> Tensor:
+    """Return the vectors (S, 2H) of sentences that lie end to end."""
+    device = network.embedding.weight.device
+    words_per_sentence = torch.from_numpy(lengths).to(device)
+    words = torch.from_numpy(tokens.astype(np.int64)).to(device)
+    hidden = network.read_words(words, words_per_sentence)
+    return network.word_encoder.pool(hidden, words_per_sentence)[0]

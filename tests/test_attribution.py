@@ -1,0 +1,301 @@
+from __future__ import annotations
+
+import itertools
+from collections.abc import Sequence
+
+import numpy as np
+import pytest
+import torch
+from captum.attr import InputXGradient
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from torch import Tensor
+
+from han import attribution
+from han.attention import segment_softmax
+from han.attribution import (
+    attention_gradient,
+    input_gradient,
+    masked_probabilities,
+    occlusion,
+    uniform_output,
+)
+from han.batching import Batch
+from han.model import HierarchicalAttentionNetwork
+
+VOCABULARY = 12
+DOCUMENTS = [
+    [[1, 2, 3, 4], [5], [6, 7, 2]],
+    [],
+    [[8, 9]],
+    [[1], [1], [10, 11, 0, 0, 3]],
+]
+
+
+def make_network(num_classes: int = 3, seed: int = 0) -> HierarchicalAttentionNetwork:
+    torch.manual_seed(seed)
+    network = HierarchicalAttentionNetwork(VOCABULARY, num_classes, 7, 4, 5)
+    for parameter in network.parameters():
+        torch.nn.init.normal_(parameter, std=0.8)
+    return network.eval()
+
+
+def flat(document: Sequence[Sequence[int]]) -> tuple[np.ndarray, np.ndarray]:
+    words = [word for sentence in document for word in sentence]
+    return np.array(words, np.int32), np.array([len(sentence) for sentence in document], np.int32)
+
+
+def probabilities(
+    network: HierarchicalAttentionNetwork, document: Sequence[Sequence[int]]
+) -> Tensor:
+    """Return what the network says of one document, empty sentences left out."""
+    left = [sentence for sentence in document if sentence]
+    with torch.no_grad():
+        return network(Batch.from_lists([left])).logits.double().softmax(1)[0]
+
+
+class DocumentByHand(torch.nn.Module):
+    """One document in double precision with `torch.nn.GRU`, a function of attention or vectors."""
+
+    def __init__(
+        self, network: HierarchicalAttentionNetwork, document: Sequence[Sequence[int]]
+    ) -> None:
+        super().__init__()
+        double = HierarchicalAttentionNetwork(**network.options)  # type: ignore[arg-type]
+        double.load_state_dict(network.state_dict())
+        self.network = double.double().eval()
+        self.document = document
+        tokens = torch.tensor([word for sentence in document for word in sentence])
+        self.vectors = self.network.embedding.weight[tokens].detach()
+
+    def encode(self, level: str, inputs: Tensor) -> tuple[Tensor, Tensor]:
+        """Return the states of one sequence, (T, 2H), and their weights, (T,)."""
+        encoder = getattr(self.network, level)
+        gru = torch.nn.GRU(inputs.shape[1], encoder.gru.hidden_size, bidirectional=True).double()
+        gru.load_state_dict(encoder.gru.state_dict())
+        states, _ = gru(inputs)
+        attention = encoder.attention
+        scores = attention.projection(states).tanh() @ attention.context
+        return states, segment_softmax(scores, torch.zeros(len(scores), dtype=torch.int64), 1)
+
+    def split(self, numbers: Tensor) -> tuple[Tensor, ...]:
+        return numbers.split([len(sentence) for sentence in self.document])
+
+    def word_states(self) -> list[tuple[Tensor, Tensor]]:
+        return [self.encode("word_encoder", part) for part in self.split(self.vectors)]
+
+    def logits_of_word_weights(self, weights: Tensor) -> Tensor:
+        """Map weights of the words (1, N) to logits (1, C)."""
+        states = [states for states, _ in self.word_states()]
+        pairs = zip(self.split(weights[0]), states, strict=True)
+        sentences = torch.stack([weight @ state for weight, state in pairs])
+        states, weight = self.encode("sentence_encoder", sentences)
+        return self.network.classifier(weight @ states)[None]
+
+    def logits_of_sentence_weights(self, weights: Tensor) -> Tensor:
+        """Map weights of the sentences (1, S) to logits (1, C)."""
+        sentences = torch.stack([weight @ states for states, weight in self.word_states()])
+        states, _ = self.encode("sentence_encoder", sentences)
+        return self.network.classifier(weights[0] @ states)[None]
+
+    def logits_of_vectors(self, vectors: Tensor) -> Tensor:
+        """Map word vectors (1, N, E) to logits (1, C)."""
+        pairs = [self.encode("word_encoder", part) for part in self.split(vectors[0])]
+        sentences = torch.stack([weight @ states for states, weight in pairs])
+        states, weight = self.encode("sentence_encoder", sentences)
+        return self.network.classifier(weight @ states)[None]
+
+    def weights(self) -> tuple[Tensor, Tensor]:
+        """Return the weights of the words, (1, N), and of the sentences, (1, S)."""
+        pairs = self.word_states()
+        sentences = torch.stack([weight @ states for states, weight in pairs])
+        _, weight = self.encode("sentence_encoder", sentences)
+        return torch.cat([weight for _, weight in pairs]).detach()[None], weight.detach()[None]
+
+
+class TestAttentionGradient:
+    def test_output_is_that_of_the_network(self) -> None:
+        network, batch = make_network(), Batch.from_lists(DOCUMENTS)
+        output, _ = attention_gradient(network, batch)
+        expected = network(batch)
+        for name in ("logits", "word_attention", "sentence_attention"):
+            torch.testing.assert_close(getattr(output, name), getattr(expected, name).detach())
+            assert not getattr(output, name).requires_grad
+        assert torch.equal(output.empty, expected.empty)
+
+    def test_captum_finds_the_same_from_a_document_computed_by_hand(self) -> None:
+        network = make_network()
+        for document in filter(None, DOCUMENTS):
+            by_hand = DocumentByHand(network, document)
+            words, sentences = by_hand.weights()
+            _, found = attention_gradient(network, Batch.from_lists([document]))
+            for label in range(3):
+                oracle = InputXGradient(by_hand.logits_of_word_weights)
+                expected = oracle.attribute(words.requires_grad_(), target=label)[0]
+                torch.testing.assert_close(
+                    found.words[:, label].double(), expected.detach(), atol=2e-6, rtol=1e-4
+                )
+                oracle = InputXGradient(by_hand.logits_of_sentence_weights)
+                expected = oracle.attribute(sentences.requires_grad_(), target=label)[0]
+                torch.testing.assert_close(
+                    found.sentences[:, label].double(), expected.detach(), atol=2e-6, rtol=1e-4
+                )
+
+    def test_sentences_add_up_to_the_logit_without_its_bias(self) -> None:
+        network, batch = make_network(), Batch.from_lists(DOCUMENTS[:1])
+        output, found = attention_gradient(network, batch)
+        torch.testing.assert_close(
+            found.sentences.sum(0), output.logits[0] - network.classifier.bias.detach()
+        )
+
+    def test_it_leaves_no_gradient_behind(self) -> None:
+        network = make_network()
+        attention_gradient(network, Batch.from_lists(DOCUMENTS))
+        assert all(parameter.grad is None for parameter in network.parameters())
+
+    @pytest.mark.gpu
+    def test_on_a_gpu_it_is_the_same(self) -> None:
+        network, batch = make_network(), Batch.from_lists(DOCUMENTS)
+        _, expected = attention_gradient(network, batch)
+        _, found = attention_gradient(network.cuda(), batch.to("cuda"))
+        torch.testing.assert_close(found.words.cpu(), expected.words, atol=1e-5, rtol=1e-4)
+
+
+class TestInputGradient:
+    def test_captum_finds_the_same_from_a_document_computed_by_hand(self) -> None:
+        network = make_network()
+        for document in filter(None, DOCUMENTS):
+            by_hand = DocumentByHand(network, document)
+            found = input_gradient(network, Batch.from_lists([document]))
+            vectors = by_hand.vectors[None].requires_grad_()
+            for label in range(3):
+                oracle = InputXGradient(by_hand.logits_of_vectors)
+                expected = oracle.attribute(vectors, target=label)[0].sum(1).detach()
+                torch.testing.assert_close(
+                    found.words[:, label].double(), expected, atol=1e-5, rtol=1e-4
+                )
+
+    def test_sentences_are_the_sums_of_their_words(self) -> None:
+        found = input_gradient(make_network(), Batch.from_lists(DOCUMENTS))
+        lengths = [len(sentence) for document in DOCUMENTS for sentence in document]
+        sums = torch.stack([part.sum(0) for part in found.words.split(lengths)])
+        torch.testing.assert_close(found.sentences, sums)
+
+
+@pytest.mark.parametrize("method", [attention_gradient, input_gradient])
+class TestEveryGradient:
+    def test_documents_do_not_depend_on_their_neighbours(self, method) -> None:  # noqa: ANN001
+        def words(documents: list[list[list[int]]]) -> Tensor:
+            found = method(make_network(), Batch.from_lists(documents))
+            return (found[1] if method is attention_gradient else found).words
+
+        alone = torch.cat([words([document]) for document in DOCUMENTS])
+        torch.testing.assert_close(words(DOCUMENTS), alone, atol=1e-6, rtol=1e-5)
+
+    def test_no_documents_and_no_words_give_no_figures(self, method) -> None:  # noqa: ANN001
+        for documents in ([], [[]]):
+            found = method(make_network(), Batch.from_lists(documents))
+            found = found[1] if method is attention_gradient else found
+            assert found.words.shape == found.sentences.shape == (0, 3)
+
+
+class TestMaskedProbabilities:
+    @given(
+        st.lists(
+            st.lists(st.integers(0, VOCABULARY - 1), min_size=1, max_size=12), max_size=5
+        ).flatmap(
+            lambda document: st.tuples(
+                st.just(document),
+                st.lists(
+                    st.lists(
+                        st.booleans(),
+                        min_size=sum(map(len, document)),
+                        max_size=sum(map(len, document)),
+                    ),
+                    max_size=6,
+                ),
+            )
+        )
+    )
+    @settings(max_examples=60, deadline=None)
+    def test_each_variant_is_classified_as_if_it_were_alone(
+        self, case: tuple[list[list[int]], list[list[bool]]]
+    ) -> None:
+        document, variants = case
+        network = make_network()
+        tokens, lengths = flat(document)
+        kept = np.array(variants, bool).reshape(len(variants), len(tokens))
+        found = masked_probabilities(network, tokens, lengths, kept)
+        assert found.shape == (len(variants), 3)
+        for row, marks in zip(found, variants, strict=True):
+            left = iter(marks)
+            reduced = [[word for word in sentence if next(left)] for sentence in document]
+            torch.testing.assert_close(row, probabilities(network, reduced), atol=1e-6, rtol=1e-5)
+
+    def test_many_variants_are_read_in_parts(self, monkeypatch: pytest.MonkeyPatch) -> None:
+        network, (tokens, lengths) = make_network(), flat(DOCUMENTS[0])
+        kept = np.array(list(itertools.product([False, True], repeat=len(tokens))))
+        expected = masked_probabilities(network, tokens, lengths, kept)
+        monkeypatch.setattr(attribution, "VARIANT_WORDS", 3)
+        monkeypatch.setattr(attribution, "VARIANT_MARKS", 40)
+        found = masked_probabilities(network, tokens, lengths, kept)
+        torch.testing.assert_close(found, expected, atol=1e-7, rtol=1e-6)
+
+    def test_another_number_of_words_is_refused(self) -> None:
+        tokens, lengths = flat(DOCUMENTS[0])
+        with pytest.raises(ValueError, match=r"each of 8 words, got shape \(2, 7\)"):
+            masked_probabilities(make_network(), tokens, lengths, np.ones((2, 7), bool))
+
+
+class TestOcclusion:
+    def test_it_is_what_the_probabilities_lose(self) -> None:
+        network = make_network()
+        for document in DOCUMENTS:
+            found = occlusion(network, *flat(document))
+            whole = probabilities(network, document)
+            expected_words = [
+                whole
+                - probabilities(
+                    network,
+                    [
+                        [word for t, word in enumerate(other) if (k, t) != (i, place)]
+                        for k, other in enumerate(document)
+                    ],
+                )
+                for i, sentence in enumerate(document)
+                for place in range(len(sentence))
+            ]
+            expected_sentences = [
+                whole - probabilities(network, document[:i] + document[i + 1 :])
+                for i in range(len(document))
+            ]
+            for part, expected in zip(found, (expected_words, expected_sentences), strict=True):
+                assert part.shape == (len(expected), 3)
+                for row, numbers in zip(part, expected, strict=True):
+                    torch.testing.assert_close(row, numbers, atol=1e-6, rtol=1e-5)
+
+    def test_the_classes_lose_together_what_they_gain(self) -> None:
+        found = occlusion(make_network(), *flat(DOCUMENTS[0]))
+        assert found.words.sum(1).abs().max() < 1e-12
+        assert found.words.abs().max() > 1e-3
+
+
+class TestUniformOutput:
+    def test_every_weight_is_even_and_pools_the_mean(self) -> None:
+        network, batch = make_network(), Batch.from_lists(DOCUMENTS)
+        output = uniform_output(network, batch)
+        lengths = batch.words_per_sentence
+        even = (1 / lengths).repeat_interleave(lengths)
+        torch.testing.assert_close(output.word_attention, even)
+        by_hand = DocumentByHand(network, DOCUMENTS[0])
+        sentences = torch.stack([states.mean(0) for states, _ in by_hand.word_states()])
+        states, _ = by_hand.encode("sentence_encoder", sentences)
+        expected = by_hand.network.classifier(states.mean(0)).float()
+        torch.testing.assert_close(output.logits[0], expected.detach(), atol=1e-5, rtol=1e-4)
+
+    def test_it_leaves_the_network_as_it_was(self) -> None:
+        network, batch = make_network(), Batch.from_lists(DOCUMENTS)
+        with torch.inference_mode():
+            expected = network(batch).logits
+            uniform_output(network, batch)
+            assert torch.equal(network(batch).logits, expected)
