@@ -20,8 +20,16 @@ SCHEMA_FILE = Path(__file__).with_name("explanation.schema.json")
 STEPS = 9
 """How many steps the colour of a word has; step 0 is not coloured."""
 
-METHODS = ("attention", "attention_gradient", "gradient", "occlusion")
-"""The ways to explain, the cheapest first; all but the first are signed, with a score a class."""
+METHOD_NAMES = {
+    "attention": "attention",
+    "attention_gradient": "attention × gradient",
+    "gradient": "input × gradient",
+    "occlusion": "occlusion",
+}
+"""The ways to explain, the cheapest first, and what people call them. All but the first are signed,
+with a score a class."""
+
+METHODS = tuple(METHOD_NAMES)
 
 Span = tuple[int, int]
 Scores = Mapping[str, tuple[float, ...]]

@@ -31,6 +31,7 @@ ORDER = (
     "model",
     "attribution",
     "explanation",
+    "faithfulness",
     "report",
     "records",
     "bundle",
