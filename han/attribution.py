@@ -89,17 +89,28 @@ def input_gradient(network: HierarchicalAttentionNetwork, batch: Batch) -> Attri
     Returns:
         The figures, in units of the logits.
     """
-    rows = torch.arange(len(batch.tokens), device=batch.tokens.device)
-    inputs = network.embedding.weight.detach()[batch.tokens].requires_grad_()  # (N, E)
+    tokens, words_per_sentence = batch.tokens, batch.words_per_sentence
+    encoder, rows = network.word_encoder, torch.arange(len(tokens), device=tokens.device)
+    vectors = network.embedding.weight.detach()[tokens]  # (N, E)
     with torch.enable_grad(), _differentiable_rnn():
-        sentences, _ = network.word_encoder(inputs, batch.words_per_sentence, rows)
+        if tokens.device.type == "cpu":
+            # x . W' g = W x . g: the gradient is needed behind the input weights alone.
+            with torch.no_grad():
+                inputs = encoder.gru.project(vectors)  # (N, 6H)
+                parts = inputs - encoder.gru.project(torch.zeros_like(vectors[:1]))
+            hidden = encoder.gru.recur(inputs.requires_grad_(), words_per_sentence, rows)
+        else:
+            parts = vectors
+            inputs = vectors.clone().requires_grad_()
+            hidden = encoder.gru(inputs, words_per_sentence, rows)
+        sentences, _ = encoder.pool(hidden, words_per_sentence)
         documents, _ = network.sentence_encoder(sentences, batch.sentences_per_document)
         logits = network.classifier(documents)
         words = torch.stack(
-            [(inputs * gradient).sum(1) for gradient in _of_each_class(logits, inputs)], 1
-        ).detach()
+            [torch.linalg.vecdot(parts, gradient) for gradient in _of_each_class(logits, inputs)], 1
+        )
     of_sentence = torch.arange(len(sentences), device=words.device)
-    of_sentence = of_sentence.repeat_interleave(batch.words_per_sentence)
+    of_sentence = of_sentence.repeat_interleave(words_per_sentence)
     sums = words.new_zeros(len(sentences), words.shape[1]).index_add(0, of_sentence, words)
     return Attribution(words, sums)
 

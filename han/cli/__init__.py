@@ -15,6 +15,7 @@ TRAINING = {
     "test": "compute a checkpoint's figures on the test documents",
     "predict": "classify documents with a checkpoint, by the trainer",
 }
+ALL_METHODS = "all"
 EXAMPLES = """\
 examples:
   han demo
@@ -147,11 +148,75 @@ def _parser() -> argparse.ArgumentParser:
     explain.add_argument(
         "--output",
         metavar="FILE",
-        help="a .html, .json, .jsonl or .txt file; without it standard output, as text",
+        help="a .html, .json, .jsonl, .tex, .md, .svg or .txt file; without it standard output, as "
+        "text",
     )
     explain.add_argument("--limit", type=int, metavar="N", help="explain the first N documents")
+    _add_method(explain, "attention; on a page attention,attention_gradient")
+    explain.add_argument(
+        "--label",
+        metavar="CLASS",
+        help="the class that words speak for or against, by all methods but attention (default: "
+        "the predicted one; a page shows each)",
+    )
+    explain.add_argument(
+        "--compare", metavar="MODEL", help="show a second model's view beside it, on a page"
+    )
+    explain.add_argument(
+        "--faithfulness",
+        type=int,
+        metavar="N",
+        help="score the highlights on N documents drawn at random, on a page (default: 200)",
+    )
     explain.set_defaults(run=_explain)
+
+    faithfulness = commands.add_parser(
+        "faithfulness",
+        allow_abbrev=False,
+        help="measure how far a model's explanations can be trusted",
+        description="Take words away in the order of each method, and see what becomes of the "
+        "model's decisions; beside random orders.",
+    )
+    _add_input(faithfulness)
+    _add_method(faithfulness, ALL_METHODS)
+    faithfulness.add_argument(
+        "--documents",
+        type=int,
+        default=200,
+        metavar="N",
+        help="how many documents to draw at random (%(default)s)",
+    )
+    faithfulness.add_argument(
+        "--seed", type=int, default=0, help="of what is drawn at random (%(default)s)"
+    )
+    faithfulness.add_argument(
+        "--rationale_column",
+        metavar="COLUMN",
+        help="column of what people marked: spans [[start, end], ...] in characters, or a 0 or 1 "
+        "for each word between white space",
+    )
+    faithfulness.add_argument(
+        "--compare",
+        action="append",
+        default=[],
+        metavar="MODEL",
+        help="a model trained alike, to see how differently it looks; may be given again",
+    )
+    faithfulness.add_argument(
+        "--output", metavar="FILE", help="a .json file; without it standard output, as tables"
+    )
+    faithfulness.set_defaults(run=_faithfulness)
     return parser
+
+
+def _add_method(parser: argparse.ArgumentParser, default: str) -> None:
+    parser.add_argument(
+        "--method",
+        metavar="NAMES",
+        help="attention, attention_gradient, gradient or occlusion, several with commas between "
+        f"them, or {ALL_METHODS}; the first is the one that is drawn where there is room for one "
+        f"(default: {default})",
+    )
 
 
 def _add_input(parser: argparse.ArgumentParser) -> None:
@@ -206,6 +271,13 @@ def _classify(command: argparse.Namespace) -> None:
 
 def _explain(command: argparse.Namespace) -> None:
     _choose_threads()
-    from han.cli.reading import explain
+    from han.cli.explaining import explain
 
     explain(command)
+
+
+def _faithfulness(command: argparse.Namespace) -> None:
+    _choose_threads()
+    from han.cli.explaining import faithfulness
+
+    faithfulness(command)

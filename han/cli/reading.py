@@ -1,9 +1,8 @@
-"""`han classify` and `han explain`: a trained model reads what it is given."""
+"""What commands read: the documents that the command line names; and `han classify`."""
 
 from __future__ import annotations
 
 import argparse
-import itertools
 import os
 import re
 import sys
@@ -32,13 +31,13 @@ def classify(command: argparse.Namespace) -> None:
     check_columns(columns)
     if command.output:
         check_output(command.output, columns=columns)
-        _check_target(command)
+        check_target(command)
     documents = Input(command, columns)
-    predictor = _load(command.model)
+    predictor = load(command.model)
     score = Score(frozenset(predictor.labels))
     predictions = score.watch(predictor.classify_documents(documents))
     if command.output:
-        shown = _with_progress(predictions, "Classifying")
+        shown = with_progress(predictions, "Classifying")
         records = (prediction.to_record() for prediction in shown)
         count = write_records(Path(command.output), records, predictor.labels, columns)
         sys.stderr.write(f"{count} predictions: {command.output}\n")
@@ -47,35 +46,10 @@ def classify(command: argparse.Namespace) -> None:
         for prediction in predictions:
             sys.stdout.write(_short_line(prediction, width) + "\n")
     else:
-        for prediction in _with_progress(predictions, "Classifying"):
+        for prediction in with_progress(predictions, "Classifying"):
             sys.stdout.write(json_line(prediction.to_record()) + "\n")
     documents.report_skipped()
     score.report()
-
-
-def explain(command: argparse.Namespace) -> None:
-    """Explain the input in the terminal, or write a report."""
-    from han.report import check_report_path, write_report
-
-    if command.limit is not None and command.limit < 1:
-        raise ValueError(f"`--limit` must be at least 1, got {command.limit}.")
-    if command.output:
-        check_report_path(command.output)
-        _check_target(command)
-    documents = Input(command)
-    predictor = _load(command.model)
-    explanations = predictor.explain_documents(itertools.islice(documents, command.limit))
-    if command.output:
-        shown = _with_progress(explanations, "Explaining")
-        write_report(Path(command.output), shown, title=documents.title)
-        sys.stderr.write(f"report: {command.output}\n")
-    else:
-        from rich.console import Console
-
-        console = Console()
-        for number, explanation in enumerate(explanations):
-            sys.stdout.write("\n" * (number > 0) + explanation.to_text(console))
-    documents.report_skipped()
 
 
 class Input:
@@ -201,7 +175,7 @@ def _is_source(text: str) -> bool:
     return False
 
 
-def _check_target(command: argparse.Namespace) -> None:
+def check_target(command: argparse.Namespace) -> None:
     """Refuse an output that would destroy something, before any work is done for it."""
     path = Path(command.output)
     if path.exists() and not path.is_file():
@@ -213,7 +187,8 @@ def _check_target(command: argparse.Namespace) -> None:
         raise ValueError(f"{path} is the input; name another file for `--output`.")
 
 
-def _load(model: str) -> Predictor:
+def load(model: str) -> Predictor:
+    """Load a model; torch is imported only now, after the command line was found right."""
     from han.predictor import load
 
     return load(model)
@@ -229,7 +204,9 @@ def _short_line(prediction: Prediction, width: int) -> str:
     return f"{classes}   {printable(prediction.id)}{notes}"
 
 
-def _with_progress(items: Iterable[Item], description: str) -> Iterable[Item]:
+def with_progress(
+    items: Iterable[Item], description: str, total: int | None = None
+) -> Iterable[Item]:
     """Show how many documents have passed, where standard error is a terminal."""
     if not sys.stderr.isatty():
         return items
@@ -241,7 +218,7 @@ def _with_progress(items: Iterable[Item], description: str) -> Iterable[Item]:
         console = Console(stderr=True)
         # Left alone, rich would send standard output, too, to this console.
         with Progress(*columns, console=console, redirect_stdout=False) as progress:
-            task = progress.add_task(description, total=None)
+            task = progress.add_task(description, total=total)
             for item in items:
                 progress.advance(task)
                 yield item
