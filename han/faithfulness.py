@@ -22,6 +22,14 @@ BINS = (0.01, 0.05, 0.1, 0.2, 0.5)
 RANDOM = "random"
 """The name of the ranking that knows nothing."""
 
+DOCUMENT_FIGURES = (
+    ("comprehensiveness", "aopc_comprehensiveness"),
+    ("sufficiency", "aopc_sufficiency"),
+    ("word_flip", "word_flip"),
+    ("sentence_flip", "sentence_flip"),
+)
+"""The figures of one document, and which of `MethodFigures` is the mean of each."""
+
 
 @dataclass(frozen=True, slots=True)
 class Estimate:
@@ -170,6 +178,10 @@ class Faithfulness:
         return json.dumps(self.to_dict(), ensure_ascii=False, allow_nan=False, indent=2)
 
 
+class NoWordsError(ValueError):
+    """No document has a word that could be taken away."""
+
+
 @runtime_checkable
 class Perturbable(Protocol):
     """A model that classifies texts of which words are left out, such as `han.load` returns."""
@@ -197,6 +209,7 @@ def evaluate(
     *,
     rationales: Mapping[int, Sequence[Span]] | None = None,
     others: Mapping[str, Iterable[Explanation]] | None = None,
+    each: Callable[[int, dict[str, dict[str, float]]], object] | None = None,
     bins: Sequence[float] = BINS,
     random_rankings: int = 5,
     resamples: int = 1000,
@@ -221,6 +234,8 @@ def evaluate(
         rationales: By the position of a document in `explanations`, the spans that people marked,
             in code points.
         others: By another model's name, its explanations of the same documents in the same order.
+        each: Called after each document with its position in `explanations` and its own figures by
+            method (`DOCUMENT_FIGURES`), as `Explanation.faithfulness` holds them.
         bins: Parts of the words to take away, each above 0 and at most 1.
         random_rankings: How many random rankings the baseline is the mean of.
         resamples: Of the bootstrap over documents, for the intervals.
@@ -230,9 +245,10 @@ def evaluate(
         The figures of each method and of the random rankings.
 
     Raises:
-        ValueError: No document has a word, a bin is out of range, the explanations are by different
-            methods, the classifier returns something else than probabilities, or another model's
-            explanations are of other documents or other words.
+        NoWordsError: No document has a word.
+        ValueError: A bin is out of range, the explanations are by different methods, the classifier
+            returns something else than probabilities, or another model's explanations are of other
+            documents or other words.
     """
     if not bins or any(not 0 < part <= 1 for part in bins):
         raise ValueError(f"`bins` must be above 0 and at most 1, got {tuple(bins)}.")
@@ -259,8 +275,17 @@ def evaluate(
         _score_agreement(table, rankings)
         if rationales and position in rationales:
             marked.append((_marks(explanation, rationales[position]), rankings))
+        if each is not None:
+            methods = (*explanation.methods, RANDOM)
+            each(
+                position,
+                {
+                    method: {name: table.last(method, figure) for name, figure in DOCUMENT_FIGURES}
+                    for method in methods
+                },
+            )
     if not scored:
-        raise ValueError("There is no document with a word to score.")
+        raise NoWordsError("There is no document with a word to score.")
     if marked:
         _score_rationales(table, marked)
     methods = (*scored[0].methods, RANDOM)
@@ -443,6 +468,10 @@ class _Table:
         defined = [value for value in values if not math.isnan(value)]
         mean = math.fsum(defined) / len(defined) if defined else math.nan
         self._columns.setdefault((method, figure), []).append(mean)
+
+    def last(self, method: str, figure: str) -> float:
+        """Return a figure of the document that was added last, to seven digits."""
+        return float(f"{self._columns[method, figure][-1]:.7g}")
 
     def column(self, method: str, figure: str) -> npt.NDArray[np.float64]:
         """Return a figure of every document to which it was added."""

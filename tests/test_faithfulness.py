@@ -194,6 +194,25 @@ class TestBaselineAndIntervals:
 
         assert evaluate(constant, self.documents()).of("occlusion").over_random is None
 
+    def test_the_mean_is_that_of_each_documents_own_figures(self) -> None:
+        found: dict[int, dict[str, dict[str, float]]] = {}
+        empty = Predictor(make_bundle(labels=("0", "1"))).explain("")
+        result = evaluate(
+            logistic,
+            [empty, *self.documents()],
+            each=lambda position, figures: found.update({position: figures}),
+        )
+        assert list(found) == list(range(1, 21))
+        for figures in result.methods:
+            own = [document[figures.method] for document in found.values()]
+            for name, mean in (
+                ("comprehensiveness", figures.aopc_comprehensiveness.mean),
+                ("sufficiency", figures.aopc_sufficiency.mean),
+                ("word_flip", figures.word_flip.mean),
+                ("sentence_flip", figures.sentence_flip.mean),
+            ):
+                assert np.mean([one[name] for one in own]) == pytest.approx(mean, abs=1e-6)
+
     def test_interval_holds_the_mean_and_narrows_with_documents(self) -> None:
         documents = self.documents()
         few = evaluate(logistic, documents[:5]).of("occlusion").aopc_comprehensiveness

@@ -34,8 +34,8 @@ def render_faithfulness(result: Faithfulness, console: Console) -> str:
         console.print()
         console.print(
             Text(
-                f"{result.documents:,} documents, {result.words:,} words, seed {result.seed}. Below "
-                "a figure: its 95 % interval, by bootstrap over the documents.",
+                f"{result.documents:,} documents, {result.words:,} words, seed {result.seed}. "
+                "Below a figure: its 95 % interval, by bootstrap over the documents.",
                 style="dim",
             )
         )

@@ -1,0 +1,185 @@
+"""`han explain` and `han faithfulness`: what a model looked at, and how far to trust that."""
+
+from __future__ import annotations
+
+import argparse
+import itertools
+import random
+import sys
+from collections.abc import Iterable, Sequence
+from dataclasses import replace
+from pathlib import Path
+from typing import TYPE_CHECKING, TypeVar
+
+from han.atomic import atomic_file
+from han.cli import ALL_METHODS
+from han.cli.reading import Input, check_target, load, with_progress
+from han.documents import Document
+from han.explanation import METHODS
+
+if TYPE_CHECKING:
+    from han.explanation import Explanation, Span
+    from han.faithfulness import Faithfulness
+    from han.predictor import Predictor
+
+Item = TypeVar("Item")
+
+PAGE_METHODS = ("attention", "attention_gradient")  # what a page shows unless asked
+PAGE_SAMPLE = 200  # documents on which a page's highlights are scored unless asked
+
+
+def explain(command: argparse.Namespace) -> None:
+    """Explain the input in the terminal, or write a report."""
+    from han.report import check_report_path, write_report
+
+    if command.output:
+        check_report_path(command.output)
+        check_target(command)
+    suffix = Path(command.output or "").suffix.lower()
+    methods = _methods(command.method) or (PAGE_METHODS if suffix == ".html" else METHODS[:1])
+    size = _sample_size(command.faithfulness, suffix)
+    if command.limit is not None and command.limit < 1:
+        raise ValueError(f"`--limit` must be at least 1, got {command.limit}.")
+    if command.compare is not None and suffix != ".html":
+        raise ValueError("`--compare` is for a page: give `--output` a name that ends in .html.")
+    source = Input(command)
+    predictor = load(command.model)
+    if command.label not in (None, *predictor.labels):
+        raise ValueError(
+            f"`--label`: the model knows no class {command.label!r}, only "
+            f"{', '.join(predictor.labels)}."
+        )
+    documents: Iterable[Document] = itertools.islice(source, command.limit)
+    figures: Faithfulness | None = None
+    own: dict[int, dict[str, dict[str, float]]] = {}
+    if size or command.compare is not None:
+        documents = list(documents)  # read more than once
+    if size:
+        figures, own = _score_sample(predictor, documents, methods, size)
+    explanations: Iterable[Explanation] = (
+        replace(explanation, faithfulness=own[position]) if position in own else explanation
+        for position, explanation in enumerate(predictor.explain_documents(documents, methods))
+    )
+    if command.output:
+        other = None
+        if command.compare is not None:
+            other = load(command.compare).explain_documents(documents, methods)
+        write_report(
+            Path(command.output),
+            with_progress(explanations, "Explaining"),
+            title=source.title,
+            method=methods[0],
+            label=command.label,
+            faithfulness=figures,
+            compare=other,
+        )
+        sys.stderr.write(f"report: {command.output}\n")
+    else:
+        from rich.console import Console
+
+        console = Console()
+        for number, explanation in enumerate(explanations):
+            text = explanation.to_text(console, method=methods[0], label=command.label)
+            sys.stdout.write("\n" * (number > 0) + text)
+    source.report_skipped()
+
+
+def faithfulness(command: argparse.Namespace) -> None:
+    """Score the highlights by what happens to the model's decisions without the words."""
+    from han.faithfulness import evaluate, rationale_spans
+
+    if command.documents < 1:
+        raise ValueError(f"`--documents` must be at least 1, got {command.documents}.")
+    if command.output:
+        if Path(command.output).suffix.lower() != ".json":
+            raise ValueError(f"{command.output}: the figures are written as .json; name it so.")
+        check_target(command)
+    methods = _methods(command.method) or METHODS
+    column = command.rationale_column
+    source = Input(command, (column,) if column else ())
+    predictor = load(command.model)
+    documents = sample(source, command.documents, command.seed)
+    rationales: dict[int, tuple[Span, ...]] = {}
+    for position, document in enumerate(documents):
+        if column and document.columns[column] not in (None, ""):
+            try:
+                rationales[position] = rationale_spans(document.columns[column], document.text)
+            except ValueError as error:
+                raise ValueError(f"{document.location}: `{column}` {error}.") from error
+    explanations = predictor.explain_documents(documents, methods)
+    result = evaluate(
+        predictor,
+        with_progress(explanations, "Scoring", len(documents)),
+        rationales=rationales,
+        others={name: load(name).explain_documents(documents) for name in command.compare},
+        seed=command.seed,
+    )
+    if command.output:
+        with atomic_file(Path(command.output)) as file:
+            file.write(result.to_json() + "\n")
+        sys.stderr.write(f"figures: {command.output}\n")
+    else:
+        from rich.console import Console
+
+        from han.report.faithfulness import render_faithfulness
+
+        sys.stdout.write(render_faithfulness(result, Console()))
+    source.report_skipped()
+
+
+def sample(items: Iterable[Item], size: int, seed: int = 0) -> list[Item]:
+    """Draw items at random, each as likely, in their order; all where there are not more."""
+    generator = random.Random(seed)
+    drawn: list[tuple[int, Item]] = []
+    for index, item in enumerate(items):
+        if index < size:
+            drawn.append((index, item))
+        elif (place := generator.randint(0, index)) < size:
+            drawn[place] = (index, item)
+    return [item for _, item in sorted(drawn, key=lambda pair: pair[0])]
+
+
+def _score_sample(
+    predictor: Predictor, documents: Iterable[Document], methods: Sequence[str], size: int
+) -> tuple[Faithfulness | None, dict[int, dict[str, dict[str, float]]]]:
+    """Score documents drawn at random; return also the own figures of each, by its position."""
+    from han.faithfulness import NoWordsError, evaluate
+
+    drawn = sample(enumerate(documents), size)
+    explanations = predictor.explain_documents(
+        [document for _, document in drawn], (*methods, "occlusion")
+    )
+    shown = with_progress(explanations, "Scoring", len(drawn))
+    own: dict[int, dict[str, dict[str, float]]] = {}
+    try:
+        figures = evaluate(
+            predictor, shown, each=lambda i, figures: own.update({drawn[i][0]: figures})
+        )
+    except NoWordsError:
+        return None, {}
+    return figures, own
+
+
+def _sample_size(asked: int | None, suffix: str) -> int:
+    """Return on how many documents the highlights are scored."""
+    if asked is None:
+        return PAGE_SAMPLE if suffix == ".html" else 0
+    if asked < 0:
+        raise ValueError(f"`--faithfulness` must be at least 0, got {asked}.")
+    if asked and suffix not in (".html", ".json", ".jsonl"):
+        raise ValueError(
+            "`--faithfulness` is for pages and records: give `--output` a name that ends in .html, "
+            ".json or .jsonl; or see `han faithfulness`."
+        )
+    return asked
+
+
+def _methods(names: str | None) -> tuple[str, ...]:
+    """Return the methods that the command line names, in its order."""
+    from han.predictor import check_methods
+
+    if names == ALL_METHODS:
+        return METHODS
+    methods = tuple(name.strip() for name in (names or "").split(",") if name.strip())
+    check_methods(methods)
+    return methods
