@@ -485,15 +485,41 @@ class Explanation:
 
         return render_html([self], title=self.id if title is None else title)
 
-    def to_text(self, console: Console | None = None) -> str:
+    def to_text(
+        self,
+        console: Console | None = None,
+        *,
+        method: str = "attention",
+        label: str | None = None,
+    ) -> str:
         """Return the explanation as lines for a terminal or a text file.
 
         Args:
             console: Whose width and colours to use; else 80 columns and no colours.
+            method: The method whose figures to draw, one of `methods`.
+            label: The class that they speak for or against; by default the predicted one.
         """
         from han.report.terminal import render_terminal
 
-        return render_terminal(self, console)
+        return render_terminal(self, console, method=method, label=label)
+
+    def to_markdown(self, *, method: str = "attention", label: str | None = None) -> str:
+        """Return the explanation as Markdown; see `to_text` for the arguments."""
+        from han.report.markdown import render_markdown
+
+        return "".join(render_markdown([self], method=method, label=label))
+
+    def to_latex(self, *, method: str = "attention", label: str | None = None) -> str:
+        r"""Return a LaTeX document, also for `\input`; see `to_text` for the arguments."""
+        from han.report.latex import render_latex
+
+        return render_latex([self], method=method, label=label)
+
+    def to_svg(self, *, method: str = "attention", label: str | None = None) -> str:
+        """Return an SVG picture; see `to_text` for the arguments."""
+        from han.report.svg import render_svg
+
+        return render_svg([self], method=method, label=label)
 
     def _repr_html_(self) -> str:
         """Draw the explanation in a notebook."""

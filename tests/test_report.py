@@ -417,7 +417,7 @@ class TestRenderNotebook:
         assert "Read as <b><bdi>pos</bdi></b> with 90 %, which is right.</p>" in drawn
         assert (
             '<span title="38 % of the weight; 50 % of its sentence" style="color:#1d1b18;'
-            'background:#ffa62b;box-shadow:inset 0 -2.5px 0 #c8660a;border-radius:3px;">Good</span>'
+            'background:#ffa62b;border-radius:3px;box-shadow:inset 0 -2.5px 0 #c8660a;">Good</span>'
         ) in drawn
 
     def test_an_empty_document_is_said_to_be_so(self) -> None:

@@ -4,10 +4,41 @@ from __future__ import annotations
 
 import math
 import re
+import unicodedata
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 
 from han.explanation import Explanation, Sentence, Span, Word
+
+METHOD_NAMES = {
+    "attention": "attention",
+    "attention_gradient": "attention \N{MULTIPLICATION SIGN} gradient",
+    "gradient": "input \N{MULTIPLICATION SIGN} gradient",
+    "occlusion": "occlusion",
+}
+"""What people call the methods."""
+
+PAPER = (
+    *("#ffffff", "#fff7e6", "#ffedcc", "#ffe1ad", "#ffd48c"),
+    *("#ffc66b", "#ffb74a", "#ffa62b", "#fb950f"),
+    *("#5ca1ec", "#73aff0", "#8abdf3", "#a1caf6"),
+    *("#b7d6f8", "#cce2fa", "#dfedfb", "#eef5fc"),
+)
+"""The colour behind dark text by step; from the end, at -1 to -8, the blues of what speaks against.
+"""
+
+LINES = (0, 0, 0.5, 1, 1.25, 1.5, 2, 2.5, 3)
+"""How thick the line at a word is, in pixels, by the step without its sign.
+
+The line stands below the word; above it where the word speaks against the class, so that the sign
+needs no colour.
+"""
+
+FOR, AGAINST = "#c8660a", "#1f63b5"
+"""The colours of lines and bars."""
+
+IMPORTANT = 4
+"""The step, without its sign, from which a word is marked where there are no colours."""
 
 _PARAGRAPH = re.compile(r"\n\s*\n|\r\s*\r|<br|\u2029", re.IGNORECASE)
 
@@ -18,6 +49,15 @@ CONTROLS: dict[int, int | str] = {
 }
 """What stands for each control character and override of direction, for `str.translate`."""
 
+SYMBOLS = CONTROLS | {
+    **{ord(character): 0x2400 + ord(character) for character in "\t\n\r"},
+    **dict.fromkeys((0x2028, 0x2029), 0x2424),
+    **dict.fromkeys((0xFFFE, 0xFFFF), 0xFFFD),
+}
+"""As `CONTROLS`, with ends of lines too, and what XML does not allow."""
+
+_CLASSES = 6
+
 
 @dataclass(frozen=True, slots=True)
 class Piece:
@@ -26,13 +66,15 @@ class Piece:
     Args:
         text: The run, as the author wrote it.
         word: The word that it is; None for what stands between words.
-        step: The colour, from 0 (none) to 8.
+        step: The colour, from 0 (none) to 8, or to -8 for what speaks against a class.
+        score: The word's figure by the method that is drawn; its share for attention.
         cut: Whether the model did not read it because of a length limit.
     """
 
     text: str
     word: Word | None = None
     step: int = 0
+    score: float = 0.0
     cut: bool = False
 
 
@@ -43,38 +85,138 @@ class Block:
     Args:
         pieces: The text, in order, without gaps.
         sentence: The sentence; None for cut text.
-        height: The sentence's weight over the document's largest.
+        score: The sentence's figure by the method that is drawn; its weight for attention.
+        height: That figure over the document's largest of any class, from -1 to 1.
         paragraph: Whether a paragraph begins here.
     """
 
     pieces: tuple[Piece, ...]
     sentence: Sentence | None
+    score: float
     height: float
     paragraph: bool
 
     @property
     def key(self) -> bool:
-        """Whether no sentence has more weight than this one."""
-        return self.sentence is not None and self.height == 1
+        """Whether no sentence has a larger figure than this one."""
+        return self.sentence is not None and abs(self.height) == 1
 
 
-def arrange(explanation: Explanation) -> list[Block]:
-    """Return the document's sentences, and what was cut between them, in the text's order."""
+def arrange(
+    explanation: Explanation, method: str = "attention", label: str | None = None
+) -> list[Block]:
+    """Return the document's sentences, and what was cut between them, in the text's order.
+
+    Args:
+        explanation: What to arrange.
+        method: The method whose figures colour the words, one of `explanation.methods`.
+        label: The class that they speak for or against; by default the predicted one.
+
+    Raises:
+        ValueError: The explanation has no such method, or the model no such class.
+    """
     text = explanation.text
-    top = max((sentence.weight for sentence in explanation.sentences), default=0.0) or 1.0
-    steps = iter(explanation.steps)
+    steps = explanation.signed_steps(method, label)
+    drawn = zip(steps, explanation.scores(method, label), strict=True)
+    scores = iter(explanation.sentence_scores(method, label))
+    top = _top(explanation, method)
     blocks = []
     at = 0
     for start, end, sentence in _stretches(explanation):
         if sentence is None:
-            pieces, height = [Piece(text[start:end], cut=True)], 0.0
+            pieces, score = [Piece(text[start:end], cut=True)], 0.0
         else:
             cuts = _within(explanation.truncated, start, end)
-            pieces, height = list(_pieces(text, sentence, steps, cuts)), sentence.weight / top
+            pieces, score = list(_pieces(text, sentence, drawn, cuts)), next(scores)
         paragraph = at > 0 and _PARAGRAPH.search(text, at, start) is not None
-        blocks.append(Block(tuple(pieces), sentence, height, paragraph))
+        blocks.append(Block(tuple(pieces), sentence, score, score / top, paragraph))
         at = end
     return blocks
+
+
+def verdict(explanation: Explanation) -> Iterator[tuple[str, bool]]:
+    """Yield the parts of the sentence that says what was predicted, and whether each is a name."""
+    yield "Read as ", False
+    yield explanation.predicted, True
+    yield f" with {percent(explanation.probability)}", False
+    if explanation.true == explanation.predicted:
+        yield ", which is right", False
+    elif explanation.true is not None:
+        yield ", in truth ", False
+        yield explanation.true, True
+    yield ".", False
+
+
+def odds(explanation: Explanation) -> list[str]:
+    """Return the likeliest classes with their probabilities, and how many more there are."""
+    pairs = sorted(
+        zip(explanation.labels, explanation.probabilities, strict=True), key=lambda pair: -pair[1]
+    )
+    shown = [f"{label} {percent(probability)}" for label, probability in pairs[:_CLASSES]]
+    return [*shown, f"{len(pairs) - _CLASSES} more"] if len(pairs) > _CLASSES else shown
+
+
+def figure(method: str, score: float) -> str:
+    """Write a sentence's figure: attention in per cent, others with two digits and their sign."""
+    return percent(score) if method == "attention" else short(method, score)
+
+
+def short(method: str, score: float) -> str:
+    """Write a figure with two significant digits, signed but for attention: `.32`, `-.0047`."""
+    size = abs(score)
+    if size >= 0.995:
+        digits = f"{size:.1f}"
+    elif size >= 0.1:
+        digits = f"{size:.2f}"
+    else:
+        digits = f"{size:.2g}" if size >= 0.0005 else f"{size:.0e}" if size else "0.00"
+    if digits.startswith("0."):
+        digits = digits[1:]
+    return digits if method == "attention" or not score else ("+" if score > 0 else "-") + digits
+
+
+def is_rtl(text: str) -> bool:
+    """Whether the first character with a direction goes from right to left."""
+    for character in text:
+        if (direction := unicodedata.bidirectional(character)) in ("L", "R", "AL"):
+            return direction != "L"
+    return False
+
+
+def has_direction(text: str) -> bool:
+    """Whether some character has a direction; numbers, spaces and punctuation have none."""
+    return any(unicodedata.bidirectional(character) in ("L", "R", "AL") for character in text)
+
+
+def directions(texts: Sequence[str], base: bool) -> Iterator[bool]:
+    """Yield whether each part of a sentence goes from right to left (Unicode's rules N1 and N2).
+
+    Args:
+        texts: The parts.
+        base: Whether the sentence does; what has no direction of its own, and other ones on its
+            two sides, does as the sentence.
+    """
+    own = [is_rtl(text) if has_direction(text) else None for text in texts]
+    if not base and True not in own:
+        own = [False] * len(own)
+    for i, direction in enumerate(own):
+        if direction is None:
+            before = next((d for d in own[i::-1] if d is not None), base)
+            after = next((d for d in own[i:] if d is not None), base)
+            yield before if before == after else base
+        else:
+            yield direction
+
+
+def may_break(before: str, after: str) -> bool:
+    """Whether East Asian text may break between two characters."""
+    wide = "WF"
+    return (
+        unicodedata.east_asian_width(before) in wide
+        and unicodedata.category(before) not in ("Ps", "Pi")
+        and unicodedata.east_asian_width(after) in wide
+        and unicodedata.category(after) not in ("Pe", "Pf", "Po")
+    )
 
 
 def percent(share: float) -> str:
@@ -106,8 +248,20 @@ def _within(spans: Sequence[Span], start: int, end: int) -> list[Span]:
     return [(first, last) for first, last in parts if first < last]
 
 
+def _top(explanation: Explanation, method: str) -> float:
+    """Return the largest figure of any sentence and class, without its sign; 1 where all are 0."""
+    if method == "attention":
+        return max((sentence.weight for sentence in explanation.sentences), default=0.0) or 1.0
+    sentences = explanation.sentences
+    figures = (abs(score) for sentence in sentences for score in sentence.scores[method])
+    return max(figures, default=0.0) or 1.0
+
+
 def _pieces(
-    text: str, sentence: Sentence, steps: Iterator[int], cuts: Sequence[Span]
+    text: str,
+    sentence: Sentence,
+    drawn: Iterator[tuple[int, float]],
+    cuts: Sequence[Span],
 ) -> Iterator[Piece]:
     marks: list[tuple[int, int, Word | None]] = [(start, end, None) for start, end in cuts]
     marks += [(word.start, word.end, word) for word in sentence.words]
@@ -115,8 +269,8 @@ def _pieces(
     for start, end, word in sorted(marks, key=lambda mark: mark[0]):
         if at < start:
             yield Piece(text[at:start])
-        step = next(steps) if word else 0
-        yield Piece(text[start:end], word, step, cut=word is None)
+        step, score = next(drawn) if word else (0, 0.0)
+        yield Piece(text[start:end], word, step, score, cut=word is None)
         at = end
     if at < sentence.end:
         yield Piece(text[at : sentence.end])

@@ -9,14 +9,23 @@ from rich.console import Console
 from rich.table import Table
 from rich.text import Text
 
-from han.explanation import STEPS, Explanation
-from han.report.layout import CONTROLS, Piece, arrange, percent
+from han.explanation import Explanation
+from han.report.layout import (
+    AGAINST,
+    FOR,
+    IMPORTANT,
+    METHOD_NAMES,
+    SYMBOLS,
+    Piece,
+    arrange,
+    figure,
+    odds,
+    short,
+    verdict,
+)
 
 _WIDTH = 80
 _BAR = 6
-_CLASSES = 6
-_IMPORTANT = STEPS // 2
-"""The step from which a word is marked where there are no colours."""
 
 # Ink and paper are both set, and the paper is of middling lightness throughout, so that the steps
 # read in the same order on dark and on light terminals.
@@ -30,36 +39,66 @@ _STYLES = (
     "black on #dda042",
     "black on #e99a26",
     "bold underline black on #f59300",
+    # From here on against the class, from -8 to -1.
+    "bold underline black on #3fa0ff",
+    "black on #58a8f8",
+    "black on #6eaeeb",
+    "black on #82b1dc",
+    "black on #95b2cc",
+    "black on #a3b0bc",
+    "underline #4a90d0",
+    "",
 )
 
 _BIDIRECTIONAL = (0x061C, 0x200E, 0x200F, *range(0x202A, 0x202F), *range(0x2066, 0x206A))
-_VISIBLE: dict[int, int | str] = {
-    **CONTROLS,
-    **{ord(character): 0x2400 + ord(character) for character in "\t\n\r"},
-    **{code: f"<U+{code:04X}>" for code in (*_BIDIRECTIONAL, 0x2028, 0x2029)},
-}
+_VISIBLE = SYMBOLS | {code: f"<U+{code:04X}>" for code in (*_BIDIRECTIONAL, 0x2028, 0x2029)}
 
 
-def render_terminal(explanation: Explanation, console: Console | None = None) -> str:
+def render_terminal(
+    explanation: Explanation,
+    console: Console | None = None,
+    *,
+    method: str = "attention",
+    label: str | None = None,
+) -> str:
     """Return an explanation as lines of text, wrapped to the terminal's width.
 
-    Each sentence has its part of the document's weight in the gutter, in per cent and as a bar.
-    Words are coloured by their weight; where there are no colours, the important ones are written
-    as `[word|.32]` with their share of the document's weight. Control characters, line ends within
+    Each sentence has its figure in the gutter (attention as a part of the document's weight in per
+    cent) and as a bar. Words are coloured by theirs, blue where they speak against the class; where
+    there are no colours, the important ones are written as `[word|.32]` with their share of the
+    document's weight, or as `[word|+.32]` and `[word|-.05]`. Control characters, line ends within
     words and bidirectional controls of the text are shown as symbols, never sent.
 
     Args:
         explanation: What to draw.
         console: Whose width and colours to use; else 80 columns and no colours.
+        method: The method whose figures to draw, one of `explanation.methods`.
+        label: The class that they speak for or against; by default the predicted one.
 
     Returns:
         The lines, each with its end; without any escape sequence where there are no colours.
+
+    Raises:
+        ValueError: The explanation has no such method, or the model no such class.
     """
     if console is None or console.color_system is None or console.no_color:
         # A console without colours of its own would still send bold and underline.
-        width = _WIDTH if console is None else console.width
-        return _draw(explanation, _plain_console(width), coloured=False)
-    return _draw(explanation, console, coloured=True)
+        console = _plain_console(_WIDTH if console is None else console.width)
+    coloured = console.color_system is not None
+    with console.capture() as captured:
+        console.print(Text(explanation.id.translate(_VISIBLE), style="bold"))
+        parts = verdict(explanation)
+        console.print(
+            Text.assemble(
+                *((part.translate(_VISIBLE), "bold" if name else "") for part, name in parts)
+            )
+        )
+        console.print(Text("   ".join(odds(explanation)).translate(_VISIBLE), style="dim"))
+        if method != "attention":
+            console.print(_legend(explanation, method, label, coloured=coloured))
+        console.print()
+        console.print(_sentences(explanation, method, label, coloured=coloured))
+    return "".join(f"{line.rstrip()}\n" for line in captured.get().splitlines())
 
 
 def _plain_console(width: int) -> Console:
@@ -73,64 +112,46 @@ def _plain_console(width: int) -> Console:
     )
 
 
-def _draw(explanation: Explanation, console: Console, *, coloured: bool) -> str:
-    with console.capture() as captured:
-        console.print(Text(explanation.id.translate(_VISIBLE), style="bold"))
-        console.print(_verdict(explanation))
-        console.print(_classes(explanation))
-        console.print()
-        console.print(_sentences(explanation, coloured=coloured))
-    return "".join(f"{line.rstrip()}\n" for line in captured.get().splitlines())
-
-
-def _verdict(explanation: Explanation) -> Text:
-    verdict = Text.assemble(
-        "Read as ",
-        (explanation.predicted.translate(_VISIBLE), "bold"),
-        f" with {percent(explanation.probability)}",
+def _legend(explanation: Explanation, method: str, label: str | None, *, coloured: bool) -> Text:
+    label = (explanation.predicted if label is None else label).translate(_VISIBLE)
+    marks = (("orange", FOR), ("blue", AGAINST)) if coloured else (("+", ""), ("-", ""))
+    return Text.assemble(
+        f"{METHOD_NAMES.get(method, method)}: ",
+        marks[0],
+        f" speaks for {label}, ",
+        marks[1],
+        " against it",
     )
-    if explanation.true == explanation.predicted:
-        verdict.append(", which is right")
-    elif explanation.true is not None:
-        verdict.append(", in truth ").append(explanation.true.translate(_VISIBLE), "bold")
-    return verdict.append(".")
 
 
-def _classes(explanation: Explanation) -> Text:
-    pairs = sorted(
-        zip(explanation.labels, explanation.probabilities, strict=True), key=lambda pair: -pair[1]
-    )
-    shown = [f"{label.translate(_VISIBLE)} {percent(p)}" for label, p in pairs[:_CLASSES]]
-    if len(pairs) > _CLASSES:
-        shown.append(f"{len(pairs) - _CLASSES} more")
-    return Text("   ".join(shown), style="dim")
-
-
-def _sentences(explanation: Explanation, *, coloured: bool) -> Table | Text:
+def _sentences(
+    explanation: Explanation, method: str, label: str | None, *, coloured: bool
+) -> Table | Text:
     if explanation.empty:
         return Text("No words: the class comes from the classifier's bias alone.", style="italic")
     table = Table.grid(padding=(0, 1))
     table.add_column(justify="right", no_wrap=True)
     table.add_column(no_wrap=True)
     table.add_column(overflow="fold", ratio=1)
-    for block in arrange(explanation):
+    for block in arrange(explanation, method, label):
         if block.sentence is None:
             gutter, bar = "", Text()
         else:
-            gutter, bar = percent(block.sentence.weight), _bar(block.height)
-        text = Text.assemble(*(_piece(piece, coloured=coloured) for piece in block.pieces))
-        table.add_row(Text(gutter, style="bold" if block.key else "dim"), bar, text)
+            gutter, bar = figure(method, block.score), _bar(block.height)
+        pieces = (_piece(piece, method, coloured=coloured) for piece in block.pieces)
+        style = "bold" if block.key else "dim"
+        table.add_row(Text(gutter, style=style), bar, Text.assemble(*pieces))
     return table
 
 
 def _bar(height: float) -> Text:
-    eighths = round(8 * _BAR * height)
+    eighths = round(8 * _BAR * abs(height))
     full, part = divmod(eighths, 8)
     bar = "█" * full + ("", *"▏▎▍▌▋▊▉")[part]
-    return Text(bar.ljust(_BAR), style="#c8660a")
+    return Text(bar.ljust(_BAR), style=FOR if height >= 0 else AGAINST)
 
 
-def _piece(piece: Piece, *, coloured: bool) -> Text:
+def _piece(piece: Piece, method: str, *, coloured: bool) -> Text:
     if piece.cut:
         return Text(f"[{len(piece.text):,} characters not read]", style="dim")
     if piece.word is None:
@@ -139,14 +160,6 @@ def _piece(piece: Piece, *, coloured: bool) -> Text:
     if coloured:
         style = _STYLES[piece.step]
         return Text(word, style=f"italic {style}" if piece.word.unknown else style)
-    if piece.step >= _IMPORTANT:
-        return Text(f"[{word}|{_two_digits(piece.word.share)}]")
+    if abs(piece.step) >= IMPORTANT:
+        return Text(f"[{word}|{short(method, piece.score)}]")
     return Text(word)
-
-
-def _two_digits(share: float) -> str:
-    """Write a share of 1 with two significant digits: `.32`, `.0047`, `1.0`."""
-    if share >= 0.995:
-        return f"{share:.1f}"
-    digits = f"{share:.2g}" if share < 0.1 else f"{share:.2f}"
-    return f"{float(digits):.10f}".rstrip("0").removeprefix("0") if share else ".00"
