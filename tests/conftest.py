@@ -2,7 +2,12 @@
 
 from __future__ import annotations
 
+from pathlib import Path
+
 import pytest
+
+from tests.commands import Place
+from tests.tiny import save_model
 
 REASONS = {
     "slow": "slow: run with --slow",
@@ -24,3 +29,9 @@ def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item
             for item in items:
                 if item.get_closest_marker(marker):
                     item.add_marker(pytest.mark.skip(reason=reason))
+
+
+@pytest.fixture
+def place(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> Place:
+    """Return a folder that holds a model, and the command line."""
+    return Place(tmp_path, str(save_model(tmp_path / "model")), capsys)

@@ -70,7 +70,7 @@ def explain(command: argparse.Namespace) -> None:
             title=source.title,
             method=methods[0],
             label=command.label,
-            faithfulness=figures,
+            faithfulness=figures if suffix == ".html" else None,  # records have their own
             compare=other,
         )
         sys.stderr.write(f"report: {command.output}\n")

@@ -1,0 +1,219 @@
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import pytest
+
+from han.cli.explaining import sample
+from han.explanation import METHODS, Explanation
+from tests.commands import ROWS, Place
+from tests.tiny import make_bundle, save_model
+
+
+def records(path: Path) -> list[dict[str, object]]:
+    return [json.loads(line) for line in path.read_text(encoding="utf-8").splitlines()]
+
+
+def save_other_model(folder: Path) -> Path:
+    """Write a model that finds the same words and weighs them otherwise."""
+    bundle = make_bundle()
+    bundle.network.word_encoder.attention.context.data.neg_()
+    bundle.save(folder)
+    return folder
+
+
+class TestMethod:
+    @pytest.mark.parametrize(
+        ("names", "expected"),
+        [
+            ("attention", METHODS[:1]),
+            ("occlusion", ("attention", "occlusion")),
+            ("gradient, attention_gradient", ("attention", "attention_gradient", "gradient")),
+            ("all", METHODS),
+        ],
+    )
+    def test_records_have_the_methods_that_are_asked_for(
+        self, place: Place, names: str, expected: tuple[str, ...]
+    ) -> None:
+        target = place.folder / "o.jsonl"
+        source = place.write_rows("a.csv")
+        place.run("explain", source, "--method", names, f"--output={target}")
+        for record in records(target):
+            assert Explanation.from_dict(record).methods == expected
+
+    def test_the_first_is_drawn(self, place: Place) -> None:
+        attention = place.run("explain", "The soup was cold.").out
+        signed = place.run("explain", "The soup was cold.", "--method=occlusion,attention").out
+        assert "|." in attention
+        assert "|+." in signed or "|-." in signed
+
+    def test_label_chooses_the_class_that_words_speak_for(self, place: Place) -> None:
+        both = [
+            place.run("explain", "The soup was cold.", "--method=occlusion", f"--label={label}").out
+            for label in ("bad", "good")
+        ]
+        assert both[0] != both[1]  # what speaks for one of two classes speaks against the other
+        swapped = both[1].translate(str.maketrans("+-", "-+"))
+        assert [line for line in both[0].splitlines() if "|" in line] == [
+            line for line in swapped.splitlines() if "|" in line
+        ]
+
+    @pytest.mark.parametrize("option", ["--method=lime", "--method=attention,lime"])
+    def test_unknown_method_is_refused(self, place: Place, option: str) -> None:
+        for command in ("explain", "faithfulness"):
+            place.run(command, place.write_rows("a.csv"), option).assert_one_line(
+                "no method 'lime'; choose among attention, attention_gradient"
+            )
+
+    def test_unknown_class_is_refused(self, place: Place) -> None:
+        place.run("explain", "Soup.", "--method=occlusion", "--label=ugly").assert_one_line(
+            "knows no class 'ugly', only bad, good"
+        )
+
+
+class TestScoresInRecords:
+    def test_as_many_documents_as_asked_for_have_figures_of_their_own(self, place: Place) -> None:
+        target = place.folder / "o.jsonl"
+        source = place.write_rows("a.csv")
+        place.run("explain", source, "--faithfulness=2", f"--output={target}")
+        found = [record["faithfulness"] for record in records(target)]
+        assert [record["id"] for record in records(target)] == ["r0", "r1", "r2"]
+        assert sum(figures is not None for figures in found) == 2
+        for figures in filter(None, found):
+            assert isinstance(figures, dict)
+            assert set(figures) == {"attention", "occlusion", "random"}
+            assert 0 < figures["attention"]["word_flip"] <= 1
+
+    @pytest.mark.parametrize(
+        ("options", "part"),
+        [
+            (["--faithfulness=5"], "`--faithfulness` is for pages and records"),
+            (["--faithfulness=-1", "--output=o.html"], "`--faithfulness` must be at least 0"),
+            (["--compare=x"], "`--compare` is for a page"),
+            (["--compare=missing", "--output=o.html"], "missing"),
+        ],
+    )
+    def test_options_that_do_not_fit_are_refused(
+        self, place: Place, options: list[str], part: str, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        monkeypatch.chdir(place.folder)
+        source = place.write_rows("a.csv")
+        before = place.names()
+        place.run("explain", source, *options).assert_one_line(part)
+        assert place.names() == before
+
+
+class TestPage:
+    def test_it_has_both_models_and_the_figures(self, place: Place) -> None:
+        target = place.folder / "o.html"
+        other = save_other_model(place.folder / "other")
+        outcome = place.run(
+            "explain", place.write_rows("a.csv"), f"--compare={other}", f"--output={target}"
+        )
+        assert (outcome.status, outcome.out, outcome.err) == (0, "", f"report: {target}\n")
+        assert "soup" in target.read_text(encoding="utf-8")
+
+    def test_documents_without_words_are_drawn(self, place: Place) -> None:
+        target = place.folder / "o.html"
+        source = place.write("a.csv", "text,id\n ,a\n,b\n")
+        assert place.run("explain", source, f"--output={target}").status == 0
+
+
+class TestFaithfulness:
+    def test_tables_are_printed(self, place: Place) -> None:
+        outcome = place.run("faithfulness", place.write_rows("a.csv"))
+        assert (outcome.status, outcome.err) == (0, "")
+        assert outcome.out.startswith("Attention ")
+        for words in ("input × gradient", "random (mean)", "Kendall's tau-b", "3 documents"):
+            assert words in outcome.out
+
+    def test_json_has_the_figures(self, place: Place) -> None:
+        target = place.folder / "o.json"
+        other = save_other_model(place.folder / "other")
+        outcome = place.run(
+            "faithfulness",
+            place.write_rows("a.csv"),
+            "--method=occlusion",
+            "--documents=2",
+            f"--compare={other}",
+            f"--output={target}",
+        )
+        assert (outcome.out, outcome.err) == ("", f"figures: {target}\n")
+        record = json.loads(target.read_text(encoding="utf-8"))
+        assert record["documents"] == 2
+        assert [of["method"] for of in record["methods"]] == ["attention", "occlusion", "random"]
+        assert record["divergence"][0]["model"] == str(other)
+
+    def test_rationales_of_some_documents_are_compared(self, place: Place) -> None:
+        marks = ["", [[0, 6]], None]
+        rows = [{**row, "marks": mark} for row, mark in zip(ROWS, marks, strict=True)]
+        source = place.write_rows("a.jsonl", rows)
+        target = place.folder / "o.json"
+        outcome = place.run(
+            "faithfulness", source, "--rationale_column=marks", f"--output={target}"
+        )
+        assert outcome.status == 0
+        record = json.loads(target.read_text(encoding="utf-8"))
+        assert record["methods"][0]["rationales"]["documents"] == 1
+
+    def test_a_rationale_that_does_not_fit_is_named(self, place: Place) -> None:
+        rows = [{"text": "Cold soup.", "marks": "01"}, {"text": "Good soup.", "marks": "011"}]
+        source = place.write_rows("a.csv", rows)
+        place.run("faithfulness", source, "--rationale_column=marks").assert_one_line(
+            "a.csv:3: `marks` must have a 0 or 1 for each of the text's 2 words"
+        )
+
+    @pytest.mark.parametrize(
+        ("options", "part"),
+        [
+            (["--documents=0"], "`--documents` must be at least 1"),
+            (["--output=o.html"], "the figures are written as .json"),
+            (["--rationale_column=marks"], "no column 'marks'"),
+            (["--compare=missing"], "missing"),
+        ],
+    )
+    def test_options_that_do_not_fit_are_refused(
+        self, place: Place, options: list[str], part: str, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        monkeypatch.chdir(place.folder)
+        source = place.write_rows("a.csv")
+        place.run("faithfulness", source, *options).assert_one_line(part)
+
+    def test_another_model_with_other_words_is_refused(self, place: Place) -> None:
+        from han.tokenization import Tokenizer
+
+        make_bundle(tokenizer=Tokenizer(max_sentences=1)).save(place.folder / "short")
+        place.run(
+            "faithfulness", place.write_rows("a.csv"), f"--compare={place.folder / 'short'}"
+        ).assert_one_line("is of other words")
+
+    def test_a_file_without_words_is_refused(self, place: Place) -> None:
+        source = place.write("a.csv", "text,id\n ,a\n")
+        place.run("faithfulness", source).assert_one_line("no document with a word")
+
+
+class TestSample:
+    def test_it_keeps_the_order_and_takes_all_where_there_are_few(self) -> None:
+        assert sample(range(5), 5) == sample(range(5), 9) == [0, 1, 2, 3, 4]
+        drawn = sample(range(1000), 50, seed=1)
+        assert drawn == sorted(set(drawn))
+        assert len(drawn) == 50
+        assert drawn == sample(range(1000), 50, seed=1) != sample(range(1000), 50, seed=2)
+
+    def test_each_is_as_likely(self) -> None:
+        counts = [0] * 10
+        for seed in range(2000):
+            for item in sample(range(10), 3, seed):
+                counts[item] += 1
+        assert all(abs(count - 600) < 100 for count in counts)
+
+
+def test_models_of_different_labels_share_a_page(place: Place) -> None:
+    other = save_model(place.folder / "other", labels=("a", "b", "c"))
+    target = place.folder / "o.html"
+    outcome = place.run(
+        "explain", place.write_rows("a.csv"), f"--compare={other}", f"--output={target}"
+    )
+    assert outcome.status == 0
+    assert target.exists()
