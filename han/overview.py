@@ -13,7 +13,7 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from han.explanation import METHODS, Explanation, Sentence, Word
+from han.explanation import METHODS, Explanation, Span
 
 SCHEMA = "han.overview/1"
 TENTHS = 10
@@ -23,12 +23,10 @@ PRIOR_DOCUMENTS = 10
 """A word's mean figure counts as if so many more documents had it, to no effect."""
 
 _EDGES = [k / TENTHS for k in range(1, TENTHS)]
-_BLOCK_WORDS = 2_048  # of documents that are added up together
+_BLOCK_WORDS = 32_768  # of documents that are added up together
 _CONTEXT_WORDS, _CONTEXT_CHARACTERS = 8, 60  # shown on either side of an example
 _CONTEXT_KEPT = 90  # characters, among which there may be much white space
-_DECIMALS = (
-    6  # of a mean lift; those of even shares, which have seven digits, differ in further ones
-)
+_DECIMALS = 6  # of a mean lift; rounded weights that are even differ after these
 
 
 @dataclass(frozen=True, slots=True)
@@ -213,8 +211,7 @@ class OverviewBuilder:
         self._documents: dict[str, int] = {}
         self._bins = np.zeros((TENTHS, 3))
         self._signed: tuple[str, ...] = ()
-        self._waiting: list[Explanation] = []
-        self._words_waiting = 0
+        self._block = _Block()
         self._sums: _WordSums | None = None
         self._in_documents = _Profile()
         self._in_sentences = _Profile()
@@ -236,14 +233,13 @@ class OverviewBuilder:
             )
         if not explanation.empty:
             self._check_methods(explanation)
-            self._waiting.append(explanation)
-            self._words_waiting += sum(len(sentence.words) for sentence in explanation.sentences)
+            self._block.add(explanation)
         self._documents[label] += 1
         if explanation.true is not None:
             confidence = explanation.probability
             right = explanation.true == label
             self._bins[bisect_left(_EDGES, confidence)] += (1, confidence, right)
-        if self._words_waiting >= _BLOCK_WORDS:
+        if len(self._block.words) >= _BLOCK_WORDS:
             self._add_up()
 
     def build(self) -> Overview:
@@ -267,6 +263,7 @@ class OverviewBuilder:
                     f"{list(explanation.methods)}."
                 )
             self._signed = signed
+            self._block = _Block(signed)
             self._sums = _WordSums(tuple(self._documents), signed, method, self._examples)
         elif set(signed) != set(self._signed):
             raise ValueError(
@@ -275,15 +272,12 @@ class OverviewBuilder:
             )
 
     def _add_up(self) -> None:
-        """Take the documents that wait into the sums."""
-        waiting, self._waiting, self._words_waiting = self._waiting, [], 0
-        if self._sums is None or not waiting:
-            return
-        self._sums.add(waiting)
-        documents = [document.sentences for document in waiting]
-        self._in_documents.add(documents)
-        sentences = [sentence.words for document in documents for sentence in document]
-        self._in_sentences.add([words for words in sentences if words])
+        """Take the documents of the block into the sums, and begin a new one."""
+        if self._sums is not None and self._block.words:
+            block, self._block = self._block, _Block(self._signed)
+            self._sums.add(block)
+            self._in_documents.add(block.sentence_weights, block.num_sentences)
+            self._in_sentences.add(block.weights, block.num_words)
 
     def _classes(self) -> Iterable[ClassWords]:
         if self._sums is None:
@@ -336,9 +330,53 @@ def summarize(
     return builder.build()
 
 
+class _Block:
+    """Documents that are added up together: their figures as flat lists, without the explanations.
+
+    Those are many small objects, which would cost the garbage collector more than their sums take.
+
+    Args:
+        signed: The methods that have scores.
+    """
+
+    def __init__(self, signed: Iterable[str] = ()) -> None:
+        self.ids: list[str] = []
+        self.texts: list[str] = []
+        self.classes: list[str] = []
+        self.num_sentences: list[int] = []
+        self.sentences: list[Span] = []
+        self.sentence_weights: list[float] = []
+        self.num_words: list[int] = []
+        self.words: list[str] = []
+        self.starts: list[int] = []
+        self.weights: list[float] = []
+        self.shares: list[float] = []
+        self.unknown: list[bool] = []
+        self.scores: dict[str, list[float]] = {method: [] for method in signed}
+
+    def add(self, explanation: Explanation) -> None:
+        """Take in a document."""
+        text, sentences, words = explanation.text, explanation.sentences, explanation.words
+        self.ids.append(explanation.id)
+        self.texts.append(text)
+        self.classes.append(explanation.predicted)
+        self.num_sentences.append(len(sentences))
+        self.sentences += [(sentence.start, sentence.end) for sentence in sentences]
+        self.sentence_weights += [sentence.weight for sentence in sentences]
+        self.num_words += [len(sentence.words) for sentence in sentences]
+        self.words += [text[word.start : word.end] for word in words]
+        self.starts += [word.start for word in words]
+        self.weights += [word.weight for word in words]
+        self.shares += [word.share for word in words]
+        self.unknown += [word.unknown for word in words]
+        column = explanation.labels.index(explanation.predicted)
+        for method, scores in self.scores.items():
+            scores += [word.scores[method][column] for word in words]
+
+
 _Occurrence = tuple[float, str, int, str, int, int, bool, bool]
-"""The figure with its sign changed, the document's id, where the word starts; a piece of text, where
-the word starts and ends in it, whether the sentence begins before the piece and ends after it."""
+"""The figure with its sign changed, the document's id, where the word starts; a piece of the text,
+where the word starts and ends in it, whether the sentence begins before it and ends after it."""
 
 _COUNT, _DOCUMENTS, _UNKNOWN, _SHARE, _LIFT, _SCORES = range(6)
 
@@ -365,38 +403,29 @@ class _WordSums:
         self._examples: defaultdict[int, list[_Occurrence]] = defaultdict(list)
         self._least = np.zeros(0)  # what a figure must reach to be among the examples of its row
 
-    def add(self, explanations: Sequence[Explanation]) -> None:
-        """Take in documents, each with a word."""
-        found: list[int] = []
-        for explanation in explanations:
-            text, row_of = explanation.text, self._rows[explanation.predicted].__getitem__
-            found += [
-                row_of(text[word.start : word.end].lower())
-                for sentence in explanation.sentences
-                for word in sentence.words
+    def add(self, block: _Block) -> None:
+        """Take in documents, at least one."""
+        num_sentences, num_words = np.array(block.num_sentences), np.array(block.num_words)
+        document_of_sentence = np.repeat(np.arange(len(num_sentences)), num_sentences)
+        sentence_of = np.repeat(np.arange(len(num_words)), num_words)
+        document_of = document_of_sentence[sentence_of]
+        row_of = [self._rows[label].__getitem__ for label in block.classes]
+        rows = np.array(
+            [
+                row_of[document](word.lower())
+                for document, word in zip(document_of.tolist(), block.words, strict=True)
             ]
-        sentences = [sentence for document in explanations for sentence in document.sentences]
-        words = [word for sentence in sentences for word in sentence.words]
-        rows = np.array(found)
+        )
         self._make_room(int(rows.max()) + 1)
 
-        num_sentences = np.array([len(document.sentences) for document in explanations])
-        num_words = np.array([len(sentence.words) for sentence in sentences])
-        document_of_sentence = np.repeat(np.arange(len(explanations)), num_sentences)
-        sentence_of = np.repeat(np.arange(len(sentences)), num_words)
-        document_of = document_of_sentence[sentence_of]
         values = np.zeros((len(rows), self._sums.shape[1]))
         values[:, _COUNT] = 1
-        values[:, _UNKNOWN] = [word.unknown for word in words]
-        values[:, _SHARE] = [word.share for word in words]
+        values[:, _UNKNOWN] = block.unknown
+        values[:, _SHARE] = block.shares
         evenly = num_sentences[document_of_sentence] * num_words
         values[:, _LIFT] = values[:, _SHARE] * evenly[sentence_of]
-        columns = [explanation.labels.index(explanation.predicted) for explanation in explanations]
-        of_class = np.array(columns)[document_of].tolist()
         for column, method in enumerate(self._signed, _SCORES):
-            values[:, column] = [
-                word.scores[method][index] for word, index in zip(words, of_class, strict=True)
-            ]
+            values[:, column] = block.scores[method]
 
         # The sort is stable: the words of a row stay in the order of the documents.
         order = np.argsort(rows, kind="stable")
@@ -412,8 +441,7 @@ class _WordSums:
             for row, figure, place in zip(
                 rows[best].tolist(), figures[best].tolist(), order[best].tolist(), strict=True
             ):
-                explanation = explanations[document_of[place]]
-                self._keep(row, figure, explanation, sentences[sentence_of[place]], words[place])
+                self._keep(row, figure, block, document_of[place], sentence_of[place], place)
 
     def classes(
         self, documents: Mapping[str, int], min_count: int, words: int
@@ -433,16 +461,18 @@ class _WordSums:
         for label, rows in self._rows.items():
             sums = self._sums[list(rows.values())]
             often = sums[:, _COUNT] >= min_count
-            names = list(itertools.compress(rows, often))
+            sums, names = sums[often], list(itertools.compress(rows, often))
             weights = self._weights(
-                sums[often],
+                sums,
                 np.array([everywhere[name] for name in names]),
                 documents[label],
                 sum(documents.values()) - documents[label],
             )
             ranking = sorted(
-                (-weight, -self._sums[rows[name], _COUNT], name)
-                for name, weight in zip(names, weights, strict=True)
+                (-weight, -count, name)
+                for weight, count, name in zip(
+                    weights, sums[:, _COUNT].tolist(), names, strict=True
+                )
                 if weight > 0
             )
             heaviest = [
@@ -505,23 +535,24 @@ class _WordSums:
             self._least = np.pad(self._least, (0, missing), constant_values=-np.inf)
 
     def _keep(
-        self, row: int, figure: float, explanation: Explanation, sentence: Sentence, word: Word
+        self, row: int, figure: float, block: _Block, document: int, sentence: int, place: int
     ) -> None:
         """Keep an occurrence if it is among the best of its row."""
         kept = self._examples[row]
         if len(kept) == self._most and -figure > kept[-1][0]:
             return
-        first = max(word.start - _CONTEXT_KEPT, sentence.start)
-        last = min(word.end + _CONTEXT_KEPT, sentence.end)
+        (begin, end), start = block.sentences[sentence], block.starts[place]
+        stop = start + len(block.words[place])
+        first, last = max(start - _CONTEXT_KEPT, begin), min(stop + _CONTEXT_KEPT, end)
         occurrence = (
             -figure,
-            explanation.id,
-            word.start,
-            explanation.text[first:last],
-            word.start - first,
-            word.end - first,
-            sentence.start < first,
-            last < sentence.end,
+            block.ids[document],
+            start,
+            block.texts[document][first:last],
+            start - first,
+            stop - first,
+            begin < first,
+            last < end,
         )
         insort(kept, occurrence)
         del kept[self._most :]
@@ -536,17 +567,22 @@ class _Profile:
         self._sums = np.zeros(TENTHS)
         self._segments = 0
 
-    def add(self, segments: Sequence[Sequence[Sentence] | Sequence[Word]]) -> None:
-        """Take in segments, each with something in it."""
-        weight = np.array([unit.weight for units in segments for unit in units])
-        length = np.array([[len(units)] for units in segments])
+    def add(self, weights: Sequence[float], lengths: Sequence[int]) -> None:
+        """Take in segments.
+
+        Args:
+            weights: (N,), those of each segment sum to 1.
+            lengths: (S,), sums to N; a segment of length 0 counts for nothing.
+        """
+        weight = np.array(weights)
+        length = np.array([[length] for length in lengths if length])
         starts = length.cumsum(0) - length
         places = length * np.arange(TENTHS + 1) / TENTHS  # (S, 11), in units of the segment
         before = np.minimum(places.astype(np.int64), length - 1)
         sums = np.concatenate([[0.0], weight.cumsum()])
         reached = sums[starts + before] + (places - before) * weight[starts + before]
         self._sums += TENTHS * np.diff(reached, axis=1).sum(0)
-        self._segments += len(segments)
+        self._segments += len(length)
 
     def means(self) -> tuple[float, ...]:
         """Return the mean lift in each tenth."""

@@ -31,6 +31,7 @@ ORDER = (
     "model",
     "attribution",
     "explanation",
+    "overview",
     "faithfulness",
     "report",
     "records",

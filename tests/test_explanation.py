@@ -1,7 +1,9 @@
 from __future__ import annotations
 
+import dataclasses
 import json
 import pickle
+from collections.abc import Sequence
 from typing import Any
 
 import jsonschema  # type: ignore[import-untyped]
@@ -10,10 +12,18 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from han.explanation import SCHEMA_FILE, Explanation, ModelReference, Sentence, Word
+from han.explanation import (
+    METHODS,
+    SCHEMA_FILE,
+    Explanation,
+    ModelReference,
+    Sentence,
+    Word,
+)
 
 MODEL = ModelReference(sha256="3f9a1c" + "0" * 58, version="0.1.0")
 SCHEMA = json.loads(SCHEMA_FILE.read_text(encoding="utf-8"))
+VALIDATOR = jsonschema.Draft202012Validator(SCHEMA)
 
 
 def make_explanation(**changes: object) -> Explanation:
@@ -48,9 +58,20 @@ def make_empty(text: str = " \n", **changes: object) -> Explanation:
     return make_explanation(**nothing | changes)
 
 
+def make_scored(**changes: object) -> Explanation:
+    """As `make_explanation`, with occlusion: by hand, in neg and pos."""
+    scored: dict[str, Any] = {
+        "word_scores": {
+            "occlusion": [[-0.8, 0.4], [0.6, -0.6], [0, 0], [0.05, -0.05], [-0.1, 0.1], [0, 0.8]]
+        },
+        "sentence_scores": {"occlusion": [[-0.2, 0.3], [0.4, -0.1]]},
+    }
+    return make_explanation(**scored | changes)
+
+
 @st.composite
-def explanations(draw: st.DrawFn) -> Explanation:
-    """Any text, cut anywhere into sentences and words, with any weights."""
+def explanations(draw: st.DrawFn, methods: Sequence[str] = ()) -> Explanation:
+    """Any text, cut anywhere into sentences and words, with any weights, by some of `methods`."""
     any_text = st.text(st.characters(codec="utf-8"), max_size=60)
     text = draw(any_text)
     cuts = sorted(draw(st.sets(st.integers(0, len(text)), max_size=24)))
@@ -63,6 +84,13 @@ def explanations(draw: st.DrawFn) -> Explanation:
     last = sentences[-1][1] if sentences else 0
     weights = st.floats(0, 1, width=32)
     labels = draw(st.lists(any_text, min_size=1, max_size=4, unique=True))
+    chosen = [method for method in methods if draw(st.booleans())]
+    figures = st.lists(st.floats(-1e6, 1e6), min_size=len(labels), max_size=len(labels))
+
+    def scores(number: int) -> dict[str, Any]:
+        rows = st.lists(figures, min_size=number, max_size=number)
+        return {name: np.reshape(draw(rows), (number, len(labels))) for name in chosen}
+
     return Explanation.from_attention(
         id=draw(any_text),
         text=text,
@@ -77,6 +105,8 @@ def explanations(draw: st.DrawFn) -> Explanation:
         cut=[(last, len(text))] if last < len(text) and draw(st.booleans()) else [],
         true=draw(st.none() | any_text),
         model=MODEL,
+        word_scores=scores(len(spans)),
+        sentence_scores=scores(len(sizes)),
     )
 
 
@@ -217,6 +247,92 @@ class TestDisplayWeights:
         assert make_explanation(word_attention=[0.0] * 6).steps == (0,) * 6
 
 
+class TestScores:
+    def test_attention_is_the_first_method(self) -> None:
+        assert make_explanation().methods == ("attention",)
+        assert make_scored().methods == ("attention", "occlusion")
+
+    def test_those_of_attention_are_shares_and_weights_for_any_class(self) -> None:
+        explanation = make_scored()
+        assert explanation.scores("attention") == explanation.share
+        assert explanation.scores("attention", "neg") == explanation.share
+        assert explanation.sentence_scores("attention") == (0.75, 0.25)
+
+    def test_those_of_a_method_are_for_the_predicted_class_unless_another_is_named(self) -> None:
+        explanation = make_scored()
+        assert explanation.scores("occlusion") == (0.4, -0.6, 0, -0.05, 0.1, 0.8)
+        assert explanation.scores("occlusion", "neg") == (-0.8, 0.6, 0, 0.05, -0.1, 0)
+        assert explanation.sentence_scores("occlusion") == (0.3, -0.1)
+        assert explanation.sentence_scores("occlusion", "neg") == (-0.2, 0.4)
+
+    def test_other_methods_and_classes_are_refused(self) -> None:
+        functions = (Explanation.scores, Explanation.sentence_scores, Explanation.signed_steps)
+        for function in functions:
+            with pytest.raises(
+                ValueError, match=r"no scores of the method 'gradient', only \['att"
+            ):
+                function(make_scored(), "gradient")
+            with pytest.raises(ValueError, match=r"no class 'maybe'; it knows \['neg', 'pos'\]"):
+                function(make_scored(), "occlusion", "maybe")
+
+    def test_an_empty_document_has_none_of_any_method(self) -> None:
+        for method in METHODS:
+            assert make_empty().scores(method) == make_empty().sentence_scores(method) == ()
+            assert make_empty().signed_steps(method) == ()
+
+    @pytest.mark.parametrize(
+        ("change", "message"),
+        [
+            ({"occlusion": [[0, 0]] * 5}, r"shape \(6, 2\), one a class; got shape \(5, 2\)"),
+            ({"occlusion": [0] * 6}, r"got shape \(6,\)"),
+            ({"occlusion": [[0, float("nan")]] * 6}, "must be finite"),
+            ({"occlusion": [[0, float("inf")]] * 6}, "must be finite"),
+            ({"gradient": [[0, 0]] * 6}, r"of the same methods, got \['gradient'\] beside \['occ"),
+            ({}, "of the same methods"),
+        ],
+    )
+    def test_arrays_that_do_not_fit_are_refused(self, change: dict[str, Any], message: str) -> None:
+        with pytest.raises(ValueError, match=message):
+            make_scored(word_scores=change)
+
+    def test_they_are_one_number_a_class(self) -> None:
+        word = Word(0, 2, 1.0, 1.0, scores={"occlusion": (0.5,)})
+        sentence = Sentence(0, 2, 1.0, (word,), scores={"occlusion": (0.5, 0.5)})
+        with pytest.raises(ValueError, match="must be 2 finite numbers, one a class, got"):
+            Explanation("1", "ok", ("a", "b"), (0.5, 0.5), "a", (sentence,), MODEL)
+
+    def test_they_keep_seven_digits(self) -> None:
+        values = np.full((6, 2), np.float32(0.1))
+        scored = make_scored(word_scores={"occlusion": values})
+        assert scored.words[0].scores == {"occlusion": (0.1, 0.1)}
+
+
+class TestSignedSteps:
+    def test_eight_is_the_largest_figure_of_any_word_and_class(self) -> None:
+        assert make_scored().signed_steps("occlusion") == (4, -6, 0, -1, 1, 8)
+        assert make_scored().signed_steps("occlusion", "neg") == (-8, 6, 0, 1, -1, 0)
+
+    def test_those_of_attention_are_the_steps(self) -> None:
+        assert make_scored().signed_steps("attention", "neg") == make_explanation().steps
+
+    def test_figures_of_zero_have_no_colour(self) -> None:
+        scored = make_scored(word_scores={"occlusion": np.zeros((6, 2))})
+        assert scored.signed_steps("occlusion") == (0,) * 6
+
+    def test_constant_figures_have_one_colour(self) -> None:
+        scored = make_scored(word_scores={"occlusion": np.full((6, 2), -1e-300)})
+        assert scored.signed_steps("occlusion") == (-8,) * 6
+
+    @given(explanations(METHODS[1:]))
+    def test_they_have_the_sign_of_the_figure(self, explanation: Explanation) -> None:
+        for method in explanation.methods[1:]:
+            for label in explanation.labels:
+                steps = explanation.signed_steps(method, label)
+                for step, score in zip(steps, explanation.scores(method, label), strict=True):
+                    assert -8 <= step <= 8
+                    assert step * score >= 0
+
+
 class TestToDict:
     def test_the_record_is_as_specified(self) -> None:
         record = make_explanation(text="Good film. Loved it! So", cut=[(21, 23)]).to_dict()
@@ -240,20 +356,85 @@ class TestToDict:
     def test_what_was_read_whole_is_not_truncated(self) -> None:
         assert make_explanation().to_dict()["truncated"] is None
 
-    @given(explanations())
+    @given(explanations(METHODS[1:]))
     def test_every_record_fits_the_schema(self, explanation: Explanation) -> None:
-        jsonschema.validate(json.loads(explanation.to_json()), SCHEMA)
+        VALIDATOR.validate(json.loads(explanation.to_json()))
 
-    def test_the_schema_is_valid_and_refuses_other_records(self) -> None:
+    def test_the_schema_is_valid_and_refuses_what_lacks_a_field(self) -> None:
         jsonschema.Draft202012Validator.check_schema(SCHEMA)
         record = make_explanation().to_dict()
         for key in record:
             with pytest.raises(jsonschema.ValidationError):
-                jsonschema.validate({k: v for k, v in record.items() if k != key}, SCHEMA)
+                VALIDATOR.validate({k: v for k, v in record.items() if k != key})
+
+    def test_the_schema_knows_scores(self) -> None:
+        record = make_scored().to_dict()
+        VALIDATOR.validate(record)
+        assert record["sentences"][0]["scores"] == {"occlusion": [-0.2, 0.3]}
+        assert record["sentences"][0]["words"][1]["scores"] == {"occlusion": [0.6, -0.6]}
+
+    @pytest.mark.parametrize("where", ["", "model", "sentence", "word"])
+    def test_the_schema_refuses_unknown_keys(self, where: str) -> None:
+        record = make_scored().to_dict()
+        sentence = record["sentences"][0]
+        place: dict[str, dict[str, Any]] = {
+            "": record,
+            "model": record["model"],
+            "sentence": sentence,
+            "word": sentence["words"][0],
+        }
+        place[where]["more"] = 1
+        with pytest.raises(jsonschema.ValidationError, match="'more' was unexpected"):
+            VALIDATOR.validate(record)
+
+    @pytest.mark.parametrize(
+        ("key", "value"),
+        [
+            ("weight", -0.1),
+            ("weight", 1.1),
+            ("weight", None),
+            ("share", -0.1),
+            ("start", -1),
+            ("start", 0.5),
+            ("unknown", 1),
+            ("scores", []),
+            ("scores", {"occlusion": 0.5}),
+            ("scores", {"occlusion": []}),
+            ("scores", {"occlusion": [None, 0.5]}),
+            ("scores", {"occlusion": ["0.5", 0.5]}),
+            ("scores", {"": [0.5, 0.5]}),
+            ("scores", {"attention": [0.5, 0.5]}),
+        ],
+    )
+    def test_the_schema_refuses_figures_that_no_word_can_have(
+        self, key: str, value: object
+    ) -> None:
+        record = make_scored().to_dict()
+        record["sentences"][0]["words"][0][key] = value
+        with pytest.raises(jsonschema.ValidationError):
+            VALIDATOR.validate(record)
+
+    @pytest.mark.parametrize(
+        "change",
+        [
+            {"labels": []},
+            {"labels": ["a", "a"]},
+            {"probabilities": []},
+            {"probabilities": [-0.1, 1.0]},
+            {"truncated": {"spans": []}},
+            {"truncated": {"spans": [[0, 1, 2]]}},
+            {"faithfulness": 0.5},
+            {"empty": True},
+            {"sentences": []},
+        ],
+    )
+    def test_the_schema_refuses_other_contradictions(self, change: dict[str, Any]) -> None:
+        with pytest.raises(jsonschema.ValidationError):
+            VALIDATOR.validate(make_scored().to_dict() | change)
 
 
 class TestFromDict:
-    @given(explanations())
+    @given(explanations(METHODS[1:]))
     def test_it_undoes_to_dict(self, explanation: Explanation) -> None:
         assert Explanation.from_dict(explanation.to_dict()) == explanation
         assert Explanation.from_dict(json.loads(explanation.to_json())) == explanation
@@ -305,8 +486,13 @@ class TestToJson:
         assert "\n" not in make_explanation(id="a\nb").to_json()
 
     def test_it_refuses_figures_that_json_cannot_hold(self) -> None:
-        word = Word(0, 2, 1.0, 1.0, scores={"occlusion": (float("nan"),)})
-        sentence = Sentence(0, 2, 1.0, (word,))
-        explanation = Explanation("1", "ok", ("a",), (1.0,), "a", (sentence,), MODEL)
+        explanation = dataclasses.replace(make_explanation(), faithfulness={"flip": float("nan")})
         with pytest.raises(ValueError, match="JSON"):
             explanation.to_json()
+
+    @pytest.mark.parametrize("number", [float("nan"), float("inf"), -float("inf")])
+    def test_figures_of_words_are_refused_before(self, number: float) -> None:
+        word = Word(0, 2, 1.0, 1.0, scores={"occlusion": (number,)})
+        sentence = Sentence(0, 2, 1.0, (word,), scores={"occlusion": (0.5,)})
+        with pytest.raises(ValueError, match="must be 1 finite numbers, one a class"):
+            Explanation("1", "ok", ("a",), (1.0,), "a", (sentence,), MODEL)

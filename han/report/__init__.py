@@ -61,12 +61,12 @@ def write_report(
     faithfulness: Faithfulness | None = None,
     compare: Iterable[Explanation] | None = None,
 ) -> None:
-    """Write explanations in the format that the path's ending names, whole or not at all.
+    r"""Write explanations in the format that the path's ending names, whole or not at all.
 
     Args:
         path: The file: `.html` (one page that needs no network), `.json` (an array), `.jsonl`
             (a record a line), `.txt` (as in a terminal without colours), `.md` (Markdown), `.tex`
-            (LaTeX, by itself or for `\\input`) or `.svg` (one picture, the documents below each
+            (LaTeX, by itself or for `\input`) or `.svg` (one picture, the documents below each
             other). JSON, text and Markdown are written as the explanations come, without holding
             them in memory.
         explanations: What to write, in order.

@@ -27,7 +27,6 @@ from han.report.layout import (
     FOR,
     LINES,
     METHOD_NAMES,
-    PAPER,
     arrange,
     figure,
     percent,
@@ -174,7 +173,7 @@ def render_notebook(
             method=method,
             method_name=METHOD_NAMES.get(method, method),
             label=explanation.predicted if label is None else label,
-            figure=figure,
+            figure=lambda score: figure(method, score).replace("-", "\N{MINUS SIGN}"),
             box=_box,
             colours=(FOR, AGAINST),
         )
@@ -182,14 +181,12 @@ def render_notebook(
 
 
 def _box(step: int) -> str:
-    """Return the style of a word with a step of colour; the ink is set too, for dark notebooks."""
+    """Return the style of a word: a tint under the notebook's own ink, be it dark or light."""
     if not step:
         return ""
-    line, colour = LINES[abs(step)], FOR if step > 0 else AGAINST
-    return (
-        f"color:#1d1b18;background:{PAPER[step]};border-radius:3px;"
-        f"box-shadow:inset 0 {-line if step > 0 else line:g}px 0 {colour};"
-    )
+    line, colour = (LINES[step], FOR) if step > 0 else (-LINES[-step], AGAINST)
+    tint = f"{round(0.058 * abs(step) * 255):02x}"
+    return f"background:{colour}{tint};border-radius:3px;box-shadow:inset 0 {-line:g}px 0 {colour};"
 
 
 def encode_document(
@@ -303,7 +300,8 @@ def _environment() -> Environment:
         autoescape=True, loader=FileSystemLoader(_FOLDER), trim_blocks=True, lstrip_blocks=True
     )
     environment.filters["percent"] = percent
-    environment.filters["visible"] = lambda text: text.translate(CONTROLS)
+    shown = CONTROLS | dict.fromkeys(range(0xD800, 0xE000), 0xFFFD)  # lone surrogates
+    environment.filters["visible"] = lambda text: text.translate(shown)
     environment.globals.update(arrange=arrange, odds=_odds)
     return environment
 
@@ -315,7 +313,8 @@ def _digest(source: str) -> str:
 def _pack(data: object) -> str:
     """Return data as compressed JSON in base64, which no text can leave and the page unpacks."""
     text = json.dumps(data, ensure_ascii=False, separators=(",", ":"))
-    return base64.b64encode(zlib.compress(text.encode(), 6)).decode()
+    # Names of methods and files may hold lone surrogates, which no UTF-8 file can.
+    return base64.b64encode(zlib.compress(text.encode(errors="replace"), 6)).decode()
 
 
 def _odds(explanation: Explanation) -> list[tuple[int, float]]:

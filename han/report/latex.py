@@ -69,13 +69,14 @@ _FONTS = {
     "Symbols": ("DejaVu Sans", "FreeSerif", "Noto Sans Symbols2", "Segoe UI Symbol"),
 }
 # Scripts whose letters change with their neighbours, as the package fontspec calls them.
-_SHAPED = frozenset(
-    "Arabic Hebrew Syriac Thaana Devanagari Bengali Gurmukhi Gujarati Oriya Tamil Telugu Kannada "
-    "Malayalam Sinhala Thai Lao Tibetan Myanmar Khmer Mongolian Javanese Balinese".split()
+_SHAPED = (
+    *("Arabic", "Hebrew", "Syriac", "Thaana", "Devanagari", "Bengali", "Gurmukhi", "Gujarati"),
+    *("Oriya", "Tamil", "Telugu", "Kannada", "Malayalam", "Sinhala", "Thai", "Lao", "Tibetan"),
+    *("Myanmar", "Khmer", "Mongolian", "Javanese", "Balinese"),
 )
 _MORE_FONTS = ("Noto Serif {}", "Noto Sans {}", "FreeSerif", "DejaVu Sans")
 
-_HEAD = r"""% Compile this file with lualatex (or pdflatex, which draws boxes for what is not Latin), or
+_HEAD = r"""% Compile this file with lualatex (pdflatex draws blocks for what is not Latin), or
 % \input it into a document that loads xcolor, and fontspec if not all of the text is Latin.
 \expandafter\ifx\csname @nodocument\endcsname\relax
   \ifdefined\providecolor\else
@@ -119,10 +120,9 @@ _MACROS = r"""
   \gdef\hanwarned{}%
   \GenericWarning{}{LaTeX Warning: an explanation has text that only lualatex can set}%
   \fi}
-\providecommand\hanmissing[1]{\hanwarn\begingroup\count0=#1
-  \fboxsep0pt\fboxrule.2pt
+\providecommand\hanmissing[1]{\hanwarn\begingroup\color{black!40}\count0=#1
   \loop\ifnum\count0>0
-    \fbox{\rule{.42em}{0pt}\rule{0pt}{.62em}}\kern.06em\hanbreak\advance\count0 by-1
+    \vrule width.4em height.6em\kern.1em\hanbreak\advance\count0 by-1
   \repeat\endgroup}
 % Text in another script: its font, how many characters it has, and the text.
 \providecommand\hanscript[3]{%
@@ -157,7 +157,7 @@ def render_latex(
     below where they speak for the class and above where against; unknown words are in italics. No
     text can become a command. Latin text compiles with pdflatex, lualatex and xelatex. For other
     scripts take lualatex, which sets each in the first installed font of a short list; pdflatex
-    draws boxes, xelatex knows no writing towards the left, and both warn. A paper that takes the
+    draws blocks, xelatex knows no writing towards the left, and both warn. A paper that takes the
     file by `\input` must load xcolor, and fontspec if not all of the text is Latin; the macros are
     made with `\providecommand`, so that it can define them otherwise.
 

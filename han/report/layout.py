@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 import re
 import unicodedata
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 
 from han.explanation import Explanation, Sentence, Span, Word
@@ -52,9 +52,9 @@ CONTROLS: dict[int, int | str] = {
 SYMBOLS = CONTROLS | {
     **{ord(character): 0x2400 + ord(character) for character in "\t\n\r"},
     **dict.fromkeys((0x2028, 0x2029), 0x2424),
-    **dict.fromkeys((0xFFFE, 0xFFFF), 0xFFFD),
+    **dict.fromkeys((*range(0xD800, 0xE000), 0xFFFE, 0xFFFF), 0xFFFD),
 }
-"""As `CONTROLS`, with ends of lines too, and what XML does not allow."""
+"""As `CONTROLS`, with ends of lines too, and what UTF-8 and XML do not allow."""
 
 _CLASSES = 6
 
@@ -199,13 +199,17 @@ def directions(texts: Sequence[str], base: bool) -> Iterator[bool]:
     own = [is_rtl(text) if has_direction(text) else None for text in texts]
     if not base and True not in own:
         own = [False] * len(own)
-    for i, direction in enumerate(own):
-        if direction is None:
-            before = next((d for d in own[i::-1] if d is not None), base)
-            after = next((d for d in own[i:] if d is not None), base)
-            yield before if before == after else base
-        else:
-            yield direction
+
+    def nearest(directions: Iterable[bool | None]) -> Iterator[bool]:
+        """Yield each direction, or the one before it where it has none."""
+        before = base
+        for direction in directions:
+            before = before if direction is None else direction
+            yield before
+
+    backwards = [*nearest(reversed(own))][::-1]
+    for before, after in zip(nearest(own), backwards, strict=True):
+        yield before if before == after else base
 
 
 def may_break(before: str, after: str) -> bool:

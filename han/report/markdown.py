@@ -68,10 +68,12 @@ def _lines(explanation: Explanation, level: str, method: str, label: str | None)
     yield "".join(
         _mark("**", part) if name else _escape(part) for part, name in verdict(explanation)
     )
-    yield f"\n{_escape(', '.join(odds(explanation)))}\n"
+    # Lines begin with words of ours: what stands first could make a list of them.
+    yield f"\nProbabilities: {_escape(', '.join(odds(explanation)))}\n"
     if method != "attention":
         name = _escape(explanation.predicted if label is None else label)
-        yield f"{METHOD_NAMES.get(method, method)}: + speaks for {name}, - against it.\n"
+        said = f"{_escape(METHOD_NAMES.get(method, method))}: + speaks for {name}, - against it.\n"
+        yield f"Figures by {said}"
     if explanation.empty:
         yield "*No words: the class comes from the classifier's bias alone.*"
     for block in arrange(explanation, method, label):

@@ -3,9 +3,8 @@
 
 const FEW_WORDS = 12, FEW_CLASSES = 4;
 
-const fixed = (figure, digits = 2) => figure.toFixed(digits).replace(/^-(?=.*[1-9])/, "−").replace(/^-/, "");
+const fixed = (figure, digits = 2) => figure.toFixed(digits).replace(/^-(?=.*[1-9])/, "−").replace("-", "");
 const times = figure => figure === null ? "" : `${fixed(figure, Math.abs(figure) < 9.95 ? 1 : 0)} ×`;
-const range = ({ low, high }) => `${fixed(low)} to ${fixed(high)}`;
 
 function table(caption, columns, rows) {
   const head = element("tr", "", ...columns.map(name => {
@@ -18,12 +17,20 @@ function table(caption, columns, rows) {
     made.scope = "row";
     return element("tr", "", made, ...rest.map(cell => element("td", "", cell)));
   });
-  return element("div", "scroll", element("table", "figures-table", element("caption", "", caption), element("thead", "", head), element("tbody", "", ...body)));
+  return scrolling(caption, element("table", "", element("caption", "", caption), element("thead", "", head), element("tbody", "", ...body)));
+}
+// A table may be wider than a phone; the keyboard must reach what it can be scrolled to.
+function scrolling(name, made) {
+  const box = element("div", "scroll", made);
+  box.tabIndex = 0;
+  box.setAttribute("role", "region");
+  box.setAttribute("aria-label", visible(name));
+  return box;
 }
 const inTable = (...made) => element("details", "", element("summary", "", "The figures as a table"), ...made);
 
 // An estimate as it stands in a table: the mean, and its interval beneath.
-const estimate = (figure, write = fixed) => figure ? element("span", "estimate", write(figure.mean), element("small", "", range(figure))) : "–";
+const estimate = (figure, write = part => fixed(part)) => figure ? element("span", "estimate", write(figure.mean), element("small", "", `${write(figure.low)} to ${write(figure.high)}`)) : "–";
 
 // A chart with its axes. `x` and `y` are ticks: pairs of a place from 0 to 1 and its name. `draw` gets
 // functions from such places to the picture's units and returns what to add.
@@ -120,7 +127,8 @@ function classWords({ classes, method }, { openExample, searchWord }) {
 
   function example({ id, before, word, after }) {
     const made = button("example", "", () => openExample(id));
-    made.append(element("span", "", element("bdi", "", before)), element("b", "", element("bdi", "", word)), element("span", "", element("bdi", "", after)));
+    made.append(element("span", "", before), element("b", "", word), element("span", "", after));
+    made.dir = "auto";
     made.title = visible(id);
     return made;
   }
@@ -178,7 +186,7 @@ function classWords({ classes, method }, { openExample, searchWord }) {
   }
   draw();
   return element("section", "part", element("h2", "", "Words that carry each class"), choice, lede,
-    element("div", "scroll", element("table", "class-words", element("thead", "", element("tr", "", ...headings, context)), body)), more);
+    scrolling("Words that carry the class", element("table", "class-words", element("thead", "", element("tr", "", ...headings, context)), body)), more);
 }
 
 // Curves of each ranking over the bins, with their intervals; a line's dashes and marks tell it apart too.
@@ -208,28 +216,28 @@ function faithfulnessPart({ documents, words: number, bins, methods, uniform, di
   };
   const legend = element("ul", "legend-lines", ...methods.map(({ method }, i) => element("li", "",
     svgElement("svg", { width: 34, height: 14, "aria-hidden": "true" }, svgElement("g", { class: style(i) }, svgElement("path", { class: "curve", d: "M1 7 H33" }), mark(i, 17, 7))), element("span", "", methodName(method)))));
-  const names = methods.map(({ method }) => methodName(method));
+  const thousandths = figure => fixed(figure, 3), ranked = methods.filter(({ rank_agreement: agreement }) => Object.keys(agreement).length);
   const part = element("section", "part", element("h2", "", "How far the highlights can be trusted"),
     element("p", "lede", `${count(documents, "document", "documents")} were classified again with words taken away, in the order of each method and in random order. Bands are intervals of 95 %.`),
     legend,
     element("div", "charts", curves("Comprehensiveness", "comprehensiveness", "without the words with most weight: more is better"), curves("Sufficiency", "sufficiency", "with those words alone: less is better")),
     table("What each ranking is worth", ["Method", "Comprehensiveness", "Over random", "Sufficiency", "Words to change the label", "Sentences to change it", "Label changed"],
-      methods.map(method => [methodName(method.method), estimate(method.aopc_comprehensiveness, figure => fixed(figure, 3)), estimate(method.over_random, times),
-        estimate(method.aopc_sufficiency, figure => fixed(figure, 3)), estimate(method.word_flip, percent), estimate(method.sentence_flip, percent), percent(method.flipped)])));
-  if (methods.some(({ rank_agreement: agreement }) => Object.keys(agreement).length)) {
-    part.append(table("Rank agreement between methods (Kendall’s τ-b, of the absolute figures)", ["Method", ...names],
-      methods.map(({ method, rank_agreement: agreement }, i) => [names[i], ...methods.map(other => other.method === method ? "" : Object.hasOwn(agreement, other.method) ? estimate(agreement[other.method]) : "–")])));
+      methods.map(method => [methodName(method.method), estimate(method.aopc_comprehensiveness, thousandths), estimate(method.over_random, times),
+        estimate(method.aopc_sufficiency, thousandths), estimate(method.word_flip, percent), estimate(method.sentence_flip, percent), percent(method.flipped)])));
+  if (ranked.length) {
+    part.append(table("Rank agreement between methods (Kendall’s τ-b, of the absolute figures)", ["Method", ...ranked.map(({ method }) => methodName(method))],
+      ranked.map(({ method, rank_agreement: agreement }) => [methodName(method), ...ranked.map(other => Object.hasOwn(agreement, other.method) ? estimate(agreement[other.method]) : other.method === method ? "" : "–")])));
   }
   if (methods.some(({ rationales }) => rationales)) {
     part.append(table("Agreement with what people marked", ["Method", "Documents", "Precision", "Recall", "F1", "IOU-F1", "AUPRC"],
-      methods.flatMap(({ rationales: marked }, i) => marked ? [[names[i], marked.documents.toLocaleString("en"), ...["precision", "recall", "f1", "iou_f1", "auprc"].map(figure => estimate(marked[figure]))]] : [])));
+      methods.flatMap(({ method, rationales: marked }) => marked ? [[methodName(method), marked.documents.toLocaleString("en"), ...["precision", "recall", "f1", "iou_f1", "auprc"].map(figure => estimate(marked[figure]))]] : [])));
   }
   if (uniform || divergence.length) {
     const accuracy = figure => figure === null ? "–" : fixed(figure, 3);
     part.append(table("With other attention on the same documents", ["Attention", "Same label", "Probability changes by", "Accuracy", "Attention differs by (bits)"], [
       ...uniform ? [["as trained", "100 %", "0", accuracy(uniform.accuracy), "0"],
-        ["the same on every word and sentence", percent(uniform.same_label), estimate(uniform.probability_change, figure => fixed(figure, 3)), accuracy(uniform.uniform_accuracy), "–"]] : [],
-      ...divergence.map(({ model, words, same_label: same }) => [`of ${model}`, percent(same), "–", "–", estimate(words, figure => fixed(figure, 3))]),
+        ["the same on every word and sentence", percent(uniform.same_label), estimate(uniform.probability_change, thousandths), accuracy(uniform.uniform_accuracy), "–"]] : [],
+      ...divergence.map(({ model, words, same_label: same }) => [`of ${model}`, percent(same), "–", "–", estimate(words, thousandths)]),
     ]));
   }
   part.append(element("p", "small", `${count(number, "word", "words")}, seed ${seed}.`));

@@ -137,10 +137,11 @@ def _document(
         y += 24
         note = "No words: the class comes from the classifier's bias alone."
         parts.append(_text(left, y, note, 15, style="italic"))
-        return y
     for block in arrange(explanation, method, label):
         y += 14 if block.paragraph else 4
         y = _sentence(parts, y, block, method)
+    if explanation.empty:
+        return y
     y += 18
     class_ = explanation.predicted if label is None else label
     _legend(parts, y, method, class_.translate(SYMBOLS))

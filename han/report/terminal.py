@@ -116,7 +116,7 @@ def _legend(explanation: Explanation, method: str, label: str | None, *, coloure
     label = (explanation.predicted if label is None else label).translate(_VISIBLE)
     marks = (("orange", FOR), ("blue", AGAINST)) if coloured else (("+", ""), ("-", ""))
     return Text.assemble(
-        f"{METHOD_NAMES.get(method, method)}: ",
+        f"{METHOD_NAMES.get(method, method).translate(_VISIBLE)}: ",
         marks[0],
         f" speaks for {label}, ",
         marks[1],
