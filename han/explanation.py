@@ -163,6 +163,8 @@ class Explanation:
     def _check_scores(self) -> None:
         """Refuse scores that only some words have, or not for each class."""
         methods = self.sentences[0].scores.keys() if self.sentences else ()
+        if METHODS[0] in methods:
+            raise ValueError("`scores` must not have 'attention', which is `weight` and `share`.")
         for i, sentence in enumerate(self.sentences):
             units: tuple[Sentence | Word, ...] = (sentence, *sentence.words)
             for unit in units:

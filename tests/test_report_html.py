@@ -19,7 +19,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 import han.report
-from han.explanation import METHODS, Explanation, ModelReference
+from han.explanation import METHOD_NAMES, METHODS, Explanation, ModelReference
 from han.faithfulness import (
     BINS,
     Divergence,
@@ -32,7 +32,7 @@ from han.faithfulness import (
 from han.overview import summarize
 from han.report import render_html
 from han.report.html import DOCUMENT_ASSETS, encode_document, load_assets
-from han.report.layout import CONTROLS, METHOD_NAMES
+from han.report.layout import CONTROLS
 from tests.test_explanation import explanations, make_empty, make_explanation
 from tests.test_report import PAYLOADS, Structure, hostile
 

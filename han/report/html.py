@@ -18,7 +18,7 @@ import numpy.typing as npt
 from jinja2 import Environment, FileSystemLoader
 from markupsafe import Markup
 
-from han.explanation import STEPS, Explanation
+from han.explanation import METHOD_NAMES, STEPS, Explanation
 from han.faithfulness import Faithfulness
 from han.overview import OverviewBuilder
 from han.report.layout import (
@@ -26,7 +26,6 @@ from han.report.layout import (
     CONTROLS,
     FOR,
     LINES,
-    METHOD_NAMES,
     arrange,
     figure,
     percent,

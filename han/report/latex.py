@@ -8,12 +8,11 @@ from collections.abc import Iterable, Iterator
 from functools import cache
 from itertools import groupby, pairwise
 
-from han.explanation import Explanation
+from han.explanation import METHOD_NAMES, Explanation
 from han.report.layout import (
     AGAINST,
     FOR,
     LINES,
-    METHOD_NAMES,
     PAPER,
     SYMBOLS,
     Block,

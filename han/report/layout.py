@@ -10,14 +10,6 @@ from dataclasses import dataclass
 
 from han.explanation import Explanation, Sentence, Span, Word
 
-METHOD_NAMES = {
-    "attention": "attention",
-    "attention_gradient": "attention \N{MULTIPLICATION SIGN} gradient",
-    "gradient": "input \N{MULTIPLICATION SIGN} gradient",
-    "occlusion": "occlusion",
-}
-"""What people call the methods."""
-
 PAPER = (
     *("#ffffff", "#fff7e6", "#ffedcc", "#ffe1ad", "#ffd48c"),
     *("#ffc66b", "#ffb74a", "#ffa62b", "#fb950f"),

@@ -5,10 +5,9 @@ from __future__ import annotations
 import re
 from collections.abc import Iterable, Iterator
 
-from han.explanation import Explanation
+from han.explanation import METHOD_NAMES, Explanation
 from han.report.layout import (
     IMPORTANT,
-    METHOD_NAMES,
     SYMBOLS,
     Piece,
     arrange,

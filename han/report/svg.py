@@ -10,12 +10,11 @@ from functools import cache
 from itertools import groupby
 from xml.sax.saxutils import escape
 
-from han.explanation import Explanation
+from han.explanation import METHOD_NAMES, Explanation
 from han.report.layout import (
     AGAINST,
     FOR,
     LINES,
-    METHOD_NAMES,
     PAPER,
     SYMBOLS,
     Block,

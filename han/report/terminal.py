@@ -9,12 +9,11 @@ from rich.console import Console
 from rich.table import Table
 from rich.text import Text
 
-from han.explanation import Explanation
+from han.explanation import METHOD_NAMES, Explanation
 from han.report.layout import (
     AGAINST,
     FOR,
     IMPORTANT,
-    METHOD_NAMES,
     SYMBOLS,
     Piece,
     arrange,
