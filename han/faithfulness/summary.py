@@ -1,0 +1,104 @@
+"""What the figures mean, in plain sentences."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+
+from han.explanation import METHOD_NAMES
+from han.faithfulness.figures import RANDOM, Estimate, Faithfulness, MethodFigures
+
+
+def summarize(result: Faithfulness) -> Iterator[str]:
+    """Yield the sentences of a summary, the most important first."""
+    attention, random = result.of("attention"), result.of(RANDOM)
+    k = min(range(len(result.bins)), key=lambda k: abs(result.bins[k] - 0.1))
+    part = f"{100 * result.bins[k]:g} %"
+    yield _verdict(result)
+    yield (
+        f"Taking away the {part} of words with most attention lowers the probability of the "
+        f"predicted class by {_with_interval(attention.comprehensiveness[k])}; as many random "
+        f"words lower it by {random.comprehensiveness[k].mean:.2f}."
+    )
+    yield (
+        f"With those {part} alone, the probability is {_change(attention.sufficiency[k])}; with as "
+        f"many random words alone, {_change(random.sufficiency[k])}."
+    )
+    yield (
+        f"Until the label changes, {_percent(attention.word_flip.mean)} of the words must go in "
+        f"the order of attention, {_percent(random.word_flip.mean)} in random order (means over "
+        "documents; 100 % where it never changes)."
+    )
+    best = max(result.methods, key=lambda figures: figures.aopc_comprehensiveness.mean)
+    if best.method not in ("attention", RANDOM):
+        yield (
+            f"Of the methods, {METHOD_NAMES[best.method]} finds the words that matter best: over "
+            f"all parts they lower the probability by {_over_random(best)}, those of attention by "
+            f"{_over_random(attention)}."
+        )
+    if (occlusion := attention.rank_agreement.get("occlusion")) is not None:
+        yield (
+            f"Attention {_agreement(occlusion.mean)} ranks words as their occlusion does "
+            f"(Kendall's tau-b {_with_interval(occlusion)}; 1 is the same order, 0 chance)."
+        )
+    if (uniform := result.uniform) is not None:
+        accuracies = ""
+        if uniform.accuracy is not None and uniform.uniform_accuracy is not None:
+            accuracies = f"; accuracy {uniform.accuracy:.3f}, then {uniform.uniform_accuracy:.3f}"
+        yield (
+            f"With the same attention on every word and sentence, {_percent(uniform.same_label)} "
+            f"of the documents keep their label{accuracies}. The more they are, the less of the "
+            "decision lies in the attention."
+        )
+    for other in result.divergence:
+        yield (
+            f"{other.model} gives {_percent(other.same_label)} of the documents the same label, "
+            f"and its attention diverges by {_with_interval(other.words)} (Jensen-Shannon, in "
+            "bits: 0 is the same attention, 1 none in common)."
+        )
+    if attention.rationales is not None and random.rationales is not None:
+        people, chance = attention.rationales, random.rationales
+        yield (
+            f"Of the words with most attention, people marked {_percent(people.precision.mean)} "
+            f"(of random words {_percent(chance.precision.mean)}), in {people.documents} documents "
+            "with rationales."
+        )
+
+
+def _verdict(result: Faithfulness) -> str:
+    """Say how far the highlights of attention can be trusted."""
+    attention = result.of("attention").aopc_comprehensiveness
+    random = result.of(RANDOM).aopc_comprehensiveness
+    best = max(figures.aopc_comprehensiveness.mean for figures in result.methods)
+    if attention.low <= random.high:
+        return "Attention tells no more than chance which words the decision rests on."
+    if attention.mean < best / 2:
+        return (
+            "Attention points to words that matter, but to less than half of what the best method "
+            "finds; use that one where much hangs on it."
+        )
+    return "Attention points to words that matter to the decision."
+
+
+def _with_interval(estimate: Estimate) -> str:
+    return f"{estimate.mean:.2f} (95 % interval {estimate.low:.2f} to {estimate.high:.2f})"
+
+
+def _change(lost: Estimate) -> str:
+    if abs(lost.mean) < 0.005:
+        return "the same"
+    return f"{abs(lost.mean):.2f} {'lower' if lost.mean > 0 else 'higher'}"
+
+
+def _over_random(figures: MethodFigures) -> str:
+    mean = f"{figures.aopc_comprehensiveness.mean:.2f}"
+    if figures.over_random is None:
+        return mean
+    return f"{mean}, {figures.over_random.mean:.1f} times what random words do"
+
+
+def _agreement(tau: float) -> str:
+    return "hardly" if tau < 0.2 else "partly" if tau < 0.5 else "largely"
+
+
+def _percent(part: float) -> str:
+    return f"{100 * part:.0f} %"
