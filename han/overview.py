@@ -13,7 +13,7 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from han.explanation import METHODS, Explanation, Span
+from han.explanation import METHODS, Explanation, Span, Word
 
 SCHEMA = "han.overview/1"
 TENTHS = 10
@@ -231,9 +231,9 @@ class OverviewBuilder:
                 f"{explanation.id}: the model's labels are {list(explanation.labels)}, those of "
                 f"the documents before it {list(self._documents)}; make an overview for each model."
             )
-        if not explanation.empty:
+        if words := explanation.words:
             self._check_methods(explanation)
-            self._block.add(explanation)
+            self._block.add(explanation, words)
         self._documents[label] += 1
         if explanation.true is not None:
             confidence = explanation.probability
@@ -354,9 +354,9 @@ class _Block:
         self.unknown: list[bool] = []
         self.scores: dict[str, list[float]] = {method: [] for method in signed}
 
-    def add(self, explanation: Explanation) -> None:
-        """Take in a document."""
-        text, sentences, words = explanation.text, explanation.sentences, explanation.words
+    def add(self, explanation: Explanation, words: Sequence[Word]) -> None:
+        """Take in a document and its words."""
+        text, sentences = explanation.text, explanation.sentences
         self.ids.append(explanation.id)
         self.texts.append(text)
         self.classes.append(explanation.predicted)

@@ -1,4 +1,4 @@
-"""Write prediction records, one row a document, to JSON lines, CSV, TSV or Parquet."""
+"""Write records, such as predictions, to JSON lines, CSV, TSV or Parquet."""
 
 from __future__ import annotations
 
@@ -19,7 +19,8 @@ from han.documents import COMPRESSIONS, inner_suffix
 if TYPE_CHECKING:
     import pyarrow as pa
 
-OUTPUT_SUFFIXES = (".jsonl", ".ndjson", ".csv", ".tsv", ".parquet")
+LINE_SUFFIXES = (".jsonl", ".ndjson")
+OUTPUT_SUFFIXES = (*LINE_SUFFIXES, ".csv", ".tsv", ".parquet")
 
 _ROWS_AT_ONCE = 4096
 # What a spreadsheet takes for a formula (also its full-width forms), unless it is just a number.
@@ -42,18 +43,31 @@ def check_output(path: str | Path, labels: Sequence[str] = (), columns: Sequence
         ValueError: The suffix is not known, `path` is a folder, or a column of the input has the
             name of one of the output.
     """
+    check_suffix(path)
+    check_columns(columns, labels)
+
+
+def check_suffix(path: str | Path, suffixes: Sequence[str] = OUTPUT_SUFFIXES) -> None:
+    """Check that a file's name says a format that can be written.
+
+    Args:
+        path: The file.
+        suffixes: Those of the formats.
+
+    Raises:
+        ValueError: The suffix is not one of them, or `path` is a folder.
+    """
     path = Path(path)
     suffix = inner_suffix(path)
-    if suffix not in OUTPUT_SUFFIXES:
+    if suffix not in suffixes:
         raise ValueError(
             f"{path}: the suffix {path.suffix!r} is not known; end the name in "
-            f"{', '.join(OUTPUT_SUFFIXES)} (but for .parquet, .gz or .zst may follow)."
+            f"{', '.join(suffixes)} (but for .parquet, .gz or .zst may follow)."
         )
     if suffix == ".parquet" and path.suffix.lower() in COMPRESSIONS:
         raise ValueError(f"{path}: Parquet compresses its columns itself; leave {path.suffix} out.")
     if path.is_dir():
         raise ValueError(f"{path}: this is a folder; name a file in it.")
-    check_columns(columns, labels)
 
 
 def check_columns(columns: Sequence[str], labels: Sequence[str] = ()) -> None:
@@ -96,24 +110,52 @@ def write_records(
         ValueError: See `check_output`; or Parquet cannot hold a column whose values change type.
         OSError: The file cannot be written.
     """
-    path = Path(path)
     check_output(path, labels, columns)
-    header = _header(labels, columns)
+    types: dict[str, type | None] = dict.fromkeys(_header(labels, columns), float)
+    types |= {"id": str, "label": str, "truncated": bool, "empty": bool}
+    types |= dict.fromkeys(columns)
+    flat = inner_suffix(Path(path)) not in LINE_SUFFIXES
+    return write_table(path, map(_flat, records) if flat else records, types)
+
+
+def write_table(
+    path: str | Path, rows: Iterable[Mapping[str, object]], types: Mapping[str, type | None]
+) -> int:
+    """Write rows as they come; the file appears whole or not at all.
+
+    JSON lines hold the rows as they are. CSV, TSV and Parquet have the columns of `types`. In CSV
+    and TSV a text that a spreadsheet would run as a formula gets an apostrophe before it.
+
+    Args:
+        path: Where to write; the suffix says the format, `.gz` or `.zst` compress.
+        rows: Values by the column's name.
+        types: The type of each column's values, `str`, `int`, `float` or `bool`; None where the
+            first values tell.
+
+    Returns:
+        The number of rows written.
+
+    Raises:
+        ValueError: See `check_suffix`; or Parquet cannot hold a column whose values change type.
+        OSError: The file cannot be written.
+    """
+    path = Path(path)
+    check_suffix(path)
     suffix = inner_suffix(path)
     if suffix == ".parquet":
-        return _write_parquet(path, map(_flat, records), header, columns)
+        return _write_parquet(path, iter(rows), types)
     count = 0
-    with _text_file(path) as file:
+    with text_file(path) as file:
         if suffix in (".csv", ".tsv"):
             # CR LF, as RFC 4180 has it: with LF alone Python leaves a CR in a cell unquoted.
             writer = csv.writer(file, delimiter="\t" if suffix == ".tsv" else ",")
-            writer.writerow([_cell(name) for name in header])
-            for row in map(_flat, records):
-                writer.writerow([_cell(row[name]) for name in header])
+            writer.writerow([_cell(name) for name in types])
+            for row in rows:
+                writer.writerow([_cell(row[name]) for name in types])
                 count += 1
         else:
-            for record in records:
-                file.write(json_line(record) + "\n")
+            for row in rows:
+                file.write(json_line(row) + "\n")
                 count += 1
     return count
 
@@ -142,7 +184,7 @@ def _cell(value: object) -> object:
 
 
 @contextmanager
-def _text_file(path: Path) -> Iterator[IO[str]]:
+def text_file(path: Path) -> Iterator[IO[str]]:
     """Open `path` to be written whole or not at all, compressed by its suffix."""
     compression = COMPRESSIONS.get(path.suffix.lower())
     if compression is None:
@@ -162,17 +204,19 @@ def _text_file(path: Path) -> Iterator[IO[str]]:
 
 
 def _write_parquet(
-    path: Path, rows: Iterator[dict[str, object]], header: list[str], columns: Sequence[str]
+    path: Path, rows: Iterator[Mapping[str, object]], types: Mapping[str, type | None]
 ) -> int:
     import pyarrow as pa
     import pyarrow.parquet as pq
 
-    types = {name: pa.float64() for name in header}
-    types |= {"id": pa.string(), "label": pa.string()}
-    types |= {"truncated": pa.bool_(), "empty": pa.bool_()}
+    known = {str: pa.string(), int: pa.int64(), float: pa.float64(), bool: pa.bool_()}
     batch = list(itertools.islice(rows, _ROWS_AT_ONCE))
-    types |= {name: _arrow_type([row[name] for row in batch]) for name in columns}
-    schema = pa.schema([(name, types[name]) for name in header])
+    schema = pa.schema(
+        [
+            (name, _arrow_type([row[name] for row in batch]) if kind is None else known[kind])
+            for name, kind in types.items()
+        ]
+    )
     count = 0
     with atomic_file(path, "wb") as file, pq.ParquetWriter(file, schema) as writer:
         while batch:

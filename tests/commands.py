@@ -100,3 +100,12 @@ def run_process(*args: str, source: bytes = b"", **environment: str) -> Outcome:
         env={**os.environ, **environment},
     )
     return Outcome(done.returncode, done.stdout.decode(), done.stderr.decode())
+
+
+def packages_after(code: str) -> set[str]:
+    """Return the top-level packages that a new interpreter has loaded after running `code`."""
+    report = "\nimport sys\nsys.stderr.write(' '.join(sys.modules))"
+    done = subprocess.run(
+        [sys.executable, "-c", code + report], capture_output=True, text=True, check=True
+    )
+    return {name.partition(".")[0] for name in done.stderr.split()}

@@ -13,7 +13,7 @@ import pytest
 import han.cli.reading
 from han import load, native
 from han.cli import main
-from tests.commands import ROWS, Place, run_process
+from tests.commands import ROWS, Place, packages_after, run_process
 from tests.tiny import TEXTS, save_model
 
 
@@ -408,12 +408,3 @@ class TestProcess:
             "torchtext",
             "wandb",
         }
-
-
-def packages_after(code: str) -> set[str]:
-    """Return the top-level packages that a new interpreter has loaded after running `code`."""
-    report = "\nimport sys\nsys.stderr.write(' '.join(sys.modules))"
-    done = subprocess.run(
-        [sys.executable, "-c", code + report], capture_output=True, text=True, check=True
-    )
-    return {name.partition(".")[0] for name in done.stderr.split()}

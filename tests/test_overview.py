@@ -5,6 +5,7 @@ import json
 import math
 from collections import defaultdict
 from collections.abc import Sequence
+from dataclasses import replace
 from functools import cache
 from random import Random
 from typing import Any
@@ -197,6 +198,8 @@ class TestWords:
         document = make_document([[("Wörd", 0.75), ("film", 0.25), ("it", 0.0)]])
         assert words_of(summarize([document], min_count=1))["wörd"].unknown
         assert not words_of(summarize(make_set(), min_count=1))["good"].unknown
+        written_twice = make_document([[("Wörd", 0.4), ("wörd", 0.4), ("it", 0.2)]])
+        assert not words_of(summarize([written_twice], min_count=1))["wörd"].unknown
 
     def test_classes_are_in_the_model_s_order_also_those_that_no_document_has(self) -> None:
         overview = summarize(make_set()[:3])
@@ -247,6 +250,18 @@ class TestExamples:
         assert examples == (Example("most", "", "x", " y"), Example("twice", "x ", "X", " y"))
         assert words_of(summarize(documents, min_count=1, examples=0))["x"].examples == ()
 
+    @pytest.mark.parametrize("block_words", [1, 1000])
+    def test_of_equal_ones_the_first_ids_are_kept_in_any_order(
+        self, monkeypatch: pytest.MonkeyPatch, block_words: int
+    ) -> None:
+        monkeypatch.setattr(han.overview, "_BLOCK_WORDS", block_words)
+        documents = [
+            make_document([[("x", 0.5), ("X", 0.5)], [(".", 1.0)]], [0.9, 0.1], id=id)
+            for id in "dbac"
+        ]
+        examples = words_of(summarize(documents, min_count=1, examples=2))["x"].examples
+        assert [(example.id, example.word) for example in examples] == [("a", "x"), ("b", "x")]
+
     def test_by_a_signed_method_the_largest_scores_come_first(self) -> None:
         def document(id: str, share: float, score: float) -> Explanation:
             scores = {"occlusion": [[0.0, score], [0.0, 0.0]]}
@@ -255,6 +270,34 @@ class TestExamples:
         documents = [document("a", 0.9, 0.1), document("b", 0.1, 0.9), document("c", 0.5, -0.5)]
         examples = words_of(summarize(documents, min_count=1, examples=2))["x"].examples
         assert [example.id for example in examples] == ["b", "a"]
+
+    @pytest.mark.parametrize("method", ["attention", "attention_gradient"])
+    @pytest.mark.parametrize("block_words", [1, 700, 10**6])
+    def test_of_many_documents_as_by_hand(
+        self, monkeypatch: pytest.MonkeyPatch, block_words: int, method: str
+    ) -> None:
+        monkeypatch.setattr(han.overview, "_BLOCK_WORDS", block_words)
+        documents = real_explanations(60)
+        found: defaultdict[tuple[str, str], list[tuple[float, str, int]]] = defaultdict(list)
+        for document in documents:
+            best: dict[str, tuple[float, str, int]] = {}
+            for word, figure in zip(document.words, document.scores(method), strict=True):
+                name = document.text[word.start : word.end].lower()
+                this = (-figure, document.id, word.start)
+                best[name] = min(this, best.get(name, this))
+            for name, this in best.items():
+                found[document.predicted, name].append(this)
+        overview = summarize(documents, words=300, min_count=1, method=method)
+        texts = {document.id: document.text for document in documents}
+        compared = 0
+        for one in overview.classes:
+            for word in one.words:
+                expected = sorted(found[one.label, word.word])[:3]
+                assert [example.id for example in word.examples] == [id for _, id, _ in expected]
+                for example, (_, id, start) in zip(word.examples, expected, strict=True):
+                    assert texts[id].startswith(example.word, start)
+                    compared += 1
+        assert compared > 200
 
     def example(self, text: str, word: str) -> Example:
         """Return the example of `word` in a document of one sentence, the whole text."""
@@ -290,6 +333,10 @@ class TestExamples:
         example = self.example("山" * 200 + "川" + "田" * 5000, "川")
         assert example.before == "… " + "山" * 60
         assert example.after == "田" * 60 + " …"
+
+    def test_context_that_white_space_fills_says_that_there_is_more(self) -> None:
+        example = self.example("far" + " " * 500 + "near" + "\n" * 500 + "away", "near")
+        assert (example.before, example.after) == ("…  ", "  …")
 
     def test_context_ends_with_the_sentence(self) -> None:
         document = make_document([[("a", 1.0)], [("x", 0.9), ("b", 0.1)], [("c", 1.0)]])
@@ -398,6 +445,16 @@ class TestPositions:
         positions = summarize([document]).positions
         assert positions is not None
         assert positions.sentences == (1.5,) * 5 + (0.5,) * 5
+
+    def test_sentences_without_words_have_a_place_and_no_words(self) -> None:
+        document = make_document([[("x", 1.0)], [("y", 1.0)]], [0.75, 0.25])
+        first, second = document.sentences
+        positions = summarize(
+            [replace(document, sentences=(replace(first, words=()), second))]
+        ).positions
+        assert positions is not None
+        assert positions.sentences == (1.5,) * 5 + (0.5,) * 5
+        assert positions.words == (1.0,) * 10
 
     def test_three_words_share_the_tenths_between_them(self) -> None:
         document = make_document([[("x", 0.5), ("y", 0.3), ("z", 0.2)]])

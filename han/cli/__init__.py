@@ -22,6 +22,7 @@ examples:
   han fit --data.train reviews.csv --data.text_column review --data.label_column stars
   han classify runs/reviews "The soup was cold." --output predictions.csv
   han explain runs/reviews new_reviews.csv --output report.html
+  han words runs/reviews new_reviews.csv
 """
 
 
@@ -206,6 +207,45 @@ def _parser() -> argparse.ArgumentParser:
         "--output", metavar="FILE", help="a .json file; without it standard output, as tables"
     )
     faithfulness.set_defaults(run=_faithfulness)
+
+    words = commands.add_parser(
+        "words",
+        allow_abbrev=False,
+        help="show which words carry each class over many documents",
+        description="Read documents and list, for each class, the words that carry it, with "
+        "examples in context.",
+    )
+    _add_input(words)
+    words.add_argument(
+        "--method",
+        default="attention_gradient",
+        metavar="NAME",
+        help="which method's figures order the words: attention_gradient, gradient or occlusion by "
+        "the mean score for the class, attention by what is looked at in this class rather than "
+        "in others (%(default)s)",
+    )
+    words.add_argument("--label", metavar="CLASS", help="list the words of this class only")
+    words.add_argument(
+        "--top", type=int, default=20, metavar="N", help="words a class (%(default)s)"
+    )
+    words.add_argument(
+        "--min_count",
+        type=int,
+        default=5,
+        metavar="N",
+        help="leave out words that occur less often in the documents of a class (%(default)s)",
+    )
+    words.add_argument(
+        "--examples", type=int, default=1, metavar="N", help="examples a word (%(default)s)"
+    )
+    words.add_argument("--limit", type=int, metavar="N", help="read the first N documents")
+    words.add_argument(
+        "--output",
+        metavar="FILE",
+        help="a .csv, .tsv, .jsonl or .parquet file of words, or the whole overview as .json; "
+        "without it standard output: tables to a terminal, JSON lines to a pipe or file",
+    )
+    words.set_defaults(run=_words)
     return parser
 
 
@@ -281,3 +321,10 @@ def _faithfulness(command: argparse.Namespace) -> None:
     from han.cli.explaining import faithfulness
 
     faithfulness(command)
+
+
+def _words(command: argparse.Namespace) -> None:
+    _choose_threads()
+    from han.cli.words import words
+
+    words(command)

@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, TypeVar
 
 from han.atomic import atomic_file
 from han.cli import ALL_METHODS
-from han.cli.reading import Input, check_target, load, with_progress
+from han.cli.reading import Input, check_label, check_target, load, with_progress
 from han.documents import Document
 from han.explanation import METHODS
 
@@ -44,11 +44,7 @@ def explain(command: argparse.Namespace) -> None:
         raise ValueError("`--compare` is for a page: give `--output` a name that ends in .html.")
     source = Input(command)
     predictor = load(command.model)
-    if command.label not in (None, *predictor.labels):
-        raise ValueError(
-            f"`--label`: the model knows no class {command.label!r}, only "
-            f"{', '.join(predictor.labels)}."
-        )
+    check_label(command.label, predictor)
     documents: Iterable[Document] = itertools.islice(source, command.limit)
     figures: Faithfulness | None = None
     own: dict[int, dict[str, dict[str, float]]] = {}

@@ -187,6 +187,14 @@ def check_target(command: argparse.Namespace) -> None:
         raise ValueError(f"{path} is the input; name another file for `--output`.")
 
 
+def check_label(label: str | None, predictor: Predictor) -> None:
+    """Refuse a class that the model does not know."""
+    if label not in (None, *predictor.labels):
+        raise ValueError(
+            f"`--label`: the model knows no class {label!r}, only {', '.join(predictor.labels)}."
+        )
+
+
 def load(model: str) -> Predictor:
     """Load a model; torch is imported only now, after the command line was found right."""
     from han.predictor import load

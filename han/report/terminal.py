@@ -50,7 +50,7 @@ _STYLES = (
 )
 
 _BIDIRECTIONAL = (0x061C, 0x200E, 0x200F, *range(0x202A, 0x202F), *range(0x2066, 0x206A))
-_VISIBLE = SYMBOLS | {code: f"<U+{code:04X}>" for code in (*_BIDIRECTIONAL, 0x2028, 0x2029)}
+VISIBLE = SYMBOLS | {code: f"<U+{code:04X}>" for code in (*_BIDIRECTIONAL, 0x2028, 0x2029)}
 
 
 def render_terminal(
@@ -82,17 +82,17 @@ def render_terminal(
     """
     if console is None or console.color_system is None or console.no_color:
         # A console without colours of its own would still send bold and underline.
-        console = _plain_console(_WIDTH if console is None else console.width)
+        console = plain_console(_WIDTH if console is None else console.width)
     coloured = console.color_system is not None
     with console.capture() as captured:
-        console.print(Text(explanation.id.translate(_VISIBLE), style="bold"))
+        console.print(Text(explanation.id.translate(VISIBLE), style="bold"))
         parts = verdict(explanation)
         console.print(
             Text.assemble(
-                *((part.translate(_VISIBLE), "bold" if name else "") for part, name in parts)
+                *((part.translate(VISIBLE), "bold" if name else "") for part, name in parts)
             )
         )
-        console.print(Text("   ".join(odds(explanation)).translate(_VISIBLE), style="dim"))
+        console.print(Text("   ".join(odds(explanation)).translate(VISIBLE), style="dim"))
         if method != "attention":
             console.print(_legend(explanation, method, label, coloured=coloured))
         console.print()
@@ -100,7 +100,8 @@ def render_terminal(
     return "".join(f"{line.rstrip()}\n" for line in captured.get().splitlines())
 
 
-def _plain_console(width: int) -> Console:
+def plain_console(width: int) -> Console:
+    """Return a console that sends text alone, without colours and styles."""
     return Console(
         file=io.StringIO(),
         width=width,
@@ -112,10 +113,10 @@ def _plain_console(width: int) -> Console:
 
 
 def _legend(explanation: Explanation, method: str, label: str | None, *, coloured: bool) -> Text:
-    label = (explanation.predicted if label is None else label).translate(_VISIBLE)
+    label = (explanation.predicted if label is None else label).translate(VISIBLE)
     marks = (("orange", FOR), ("blue", AGAINST)) if coloured else (("+", ""), ("-", ""))
     return Text.assemble(
-        f"{METHOD_NAMES.get(method, method).translate(_VISIBLE)}: ",
+        f"{METHOD_NAMES.get(method, method).translate(VISIBLE)}: ",
         marks[0],
         f" speaks for {label}, ",
         marks[1],
@@ -154,8 +155,8 @@ def _piece(piece: Piece, method: str, *, coloured: bool) -> Text:
     if piece.cut:
         return Text(f"[{len(piece.text):,} characters not read]", style="dim")
     if piece.word is None:
-        return Text(re.sub(r"\s+", " ", piece.text).translate(_VISIBLE))
-    word = piece.text.translate(_VISIBLE)
+        return Text(re.sub(r"\s+", " ", piece.text).translate(VISIBLE))
+    word = piece.text.translate(VISIBLE)
     if coloured:
         style = _STYLES[piece.step]
         return Text(word, style=f"italic {style}" if piece.word.unknown else style)
