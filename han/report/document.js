@@ -338,7 +338,7 @@ function createDocumentView(root, { classes, methods = ["attention"], models = [
       sums.set(key, entry);
     });
     const top = [...sums.values()].filter(({ sum }) => sum).sort((a, b) => Math.abs(b.sum) - Math.abs(a.sum)).slice(0, TOP_WORDS);
-    topTitle.textContent = reading.isSigned ? "Words that speak most for or against" : "Words with most weight";
+    topTitle.textContent = reading.isSigned ? "Words for and against" : "Words with most weight";
     topWords.replaceChildren(...top.map(({ written, sum, times }) =>
       element("li", sum < 0 ? "against" : "", element("span", "", element("bdi", "", written), times > 1 ? ` × ${times}` : ""),
         element("span", "", reading.isSigned ? signed(sum) : percent(sum)))));

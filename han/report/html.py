@@ -311,7 +311,7 @@ def _digest(source: str) -> str:
 
 def _pack(data: object) -> str:
     """Return data as compressed JSON in base64, which no text can leave and the page unpacks."""
-    text = json.dumps(data, ensure_ascii=False, separators=(",", ":"))
+    text = json.dumps(data, ensure_ascii=False, allow_nan=False, separators=(",", ":"))
     # Names of methods and files may hold lone surrogates, which no UTF-8 file can.
     return base64.b64encode(zlib.compress(text.encode(errors="replace"), 6)).decode()
 

@@ -114,7 +114,7 @@ function classWords({ classes, method }, { openExample, searchWord }) {
   const collator = new Intl.Collator("en");
 
   const headings = COLUMNS.map(([name], i) => {
-    const made = element("th", i > 1 ? "number" : "", button("", name, () => {
+    const made = element("th", i > 3 ? "number extra" : i > 1 ? "number" : "", button("", name, () => {
       descending = column === i ? !descending : COLUMNS[i][2];
       column = i;
       draw();
@@ -122,7 +122,7 @@ function classWords({ classes, method }, { openExample, searchWord }) {
     made.scope = "col";
     return made;
   });
-  const context = element("th", "", "In context");
+  const context = element("th", "examples", "In context");
   context.scope = "col";
 
   function example({ id, before, word, after }) {
@@ -141,9 +141,9 @@ function classWords({ classes, method }, { openExample, searchWord }) {
     return element("tr", "", element("td", "rank", String(entry.rank)), heading,
       element("td", "number", percent(entry.share)),
       element("td", "number", times(entry.lift)),
-      ...methods.map(method => element("td", "number", Object.hasOwn(entry.scores, method) ? signed(entry.scores[method]) : "")),
-      element("td", "number", entry.occurrences.toLocaleString("en")),
-      element("td", "number", entry.documents.toLocaleString("en")),
+      ...methods.map(method => element("td", "number extra", Object.hasOwn(entry.scores, method) ? signed(entry.scores[method]) : "")),
+      element("td", "number extra", entry.occurrences.toLocaleString("en")),
+      element("td", "number extra", entry.documents.toLocaleString("en")),
       element("td", "examples", ...entry.examples.map(example)));
   }
 

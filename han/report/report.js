@@ -217,10 +217,16 @@ function startReport({ classes, methods, models, documents, others, overview, fa
     filter();
   }
 
-  // The place in the report is kept in the address, so that a page loaded again shows it.
+  // The place in the report is kept in the address, so that a page loaded again shows it. It is written
+  // with a delay, because browsers refuse changes in quick succession.
+  let writing = 0;
+
   function remember() {
-    const wanted = tab === "documents" ? `#document-${shown + 1}` : `#${tab}`;
-    if (location.hash !== wanted && (shown >= 0 || tab !== "documents")) history.replaceState(null, "", wanted);
+    clearTimeout(writing);
+    writing = setTimeout(() => {
+      const wanted = tab === "documents" ? `#document-${shown + 1}` : `#${tab}`;
+      if (location.hash !== wanted && (shown >= 0 || tab !== "documents")) history.replaceState(null, "", wanted);
+    }, 300);
   }
 
   function recall(hash) {
@@ -284,19 +290,28 @@ function startReport({ classes, methods, models, documents, others, overview, fa
   $("confusion").hidden = !hasTruth || used.length > MATRIX_CLASSES;
   $("compare-open").hidden = methods.length < 2 && models.length < 2;
   if (!$("confusion").hidden) drawMatrix(used);
+  if (faithfulness?.summary.length) {
+    views[0].figures.append(element("section", "trust", element("h3", "", "Can it be trusted?"), element("p", "", faithfulness.summary[0]),
+      button("more", "Figures of the whole set", () => showTab("whole-set"))));
+  }
   views[0].figures.append($("keys"));
   document.body.classList.add("live");
-  $("static").remove();
+  $("static").hidden = true;
   $("app").hidden = $("tools").hidden = false;
   listen();
-  const hash = location.hash;
   filter();
-  recall(hash);
+  recall(location.hash);
+  $("static").remove();
 }
 
 const packed = $("data").textContent.trim();
 $("data").remove();
-if (typeof DecompressionStream === "undefined") {
-  $("static").classList.remove("waiting");
+try {
+  startReport(await unpack(packed));
+} catch (error) { // what the page holds without scripts is better than nothing
+  for (const id of ["app", "tools"]) $(id).hidden = true;
+  document.body.classList.remove("live");
+  $("static")?.classList.remove("waiting");
+  if (typeof DecompressionStream !== "undefined") throw error;
   $("outdated").hidden = false;
-} else startReport(await unpack(packed));
+}
