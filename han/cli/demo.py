@@ -6,16 +6,19 @@ import sys
 
 from rich.console import Console
 
+from han.cli.explaining import PAGE_METHODS, explain_and_score
 from han.documents import read_documents
 from han.predictor import load
 from han.report import write_report
 
 ARGUMENTS = ("--name=demo", "--data.train=builtin")  # what configs/demo.yaml says
+SCORED = 50  # documents on which the highlights are scored, a second's work
 NEXT_STEPS = """\
 
 Next, with this model and with your own documents:
   han classify {run} "We train a quadruped robot to walk on sand."
-  han explain  {run} "We train a quadruped robot to walk on sand."
+  han explain  {run} "We train a quadruped robot to walk on sand." --method occlusion
+  han serve    {run}
   han fit --data.train reviews.csv --data.text_column review --data.label_column stars
 """
 
@@ -39,8 +42,9 @@ def demo(run_dir: str | None) -> None:
     documents = read_documents(bundled_corpus(), id_column="title")
     test = [document for document in documents if document.split == "test"]
     report = directory / "report.html"
-    explanations = list(predictor.explain_documents(test))
-    write_report(report, explanations, title="Topics of arXiv abstracts")
+    explained, faithfulness = explain_and_score(predictor, test, PAGE_METHODS, SCORED)
+    explanations = list(explained)
+    write_report(report, explanations, title="Topics of arXiv abstracts", faithfulness=faithfulness)
     surest = max(explanations, key=lambda explanation: explanation.probability)
     sys.stdout.write(f"report: {report}\n\n{surest.to_text(Console())}")
     sys.stderr.write(NEXT_STEPS.format(run=directory))

@@ -6,7 +6,8 @@ import argparse
 import itertools
 import random
 import sys
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Iterator, Sequence
+from contextlib import suppress
 from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, TypeVar
@@ -46,16 +47,9 @@ def explain(command: argparse.Namespace) -> None:
     predictor = load(command.model)
     check_label(command.label, predictor)
     documents: Iterable[Document] = itertools.islice(source, command.limit)
-    figures: Faithfulness | None = None
-    own: dict[int, dict[str, dict[str, float]]] = {}
     if size or command.compare is not None:
         documents = list(documents)  # read more than once
-    if size:
-        figures, own = _score_sample(predictor, documents, methods, size)
-    explanations: Iterable[Explanation] = (
-        replace(explanation, faithfulness=own[position]) if position in own else explanation
-        for position, explanation in enumerate(predictor.explain_documents(documents, methods))
-    )
+    explanations, figures = explain_and_score(predictor, documents, methods, size)
     if command.output:
         other = None
         if command.compare is not None:
@@ -135,25 +129,42 @@ def sample(items: Iterable[Item], size: int, seed: int = 0) -> list[Item]:
     return [item for _, item in sorted(drawn, key=lambda pair: pair[0])]
 
 
-def _score_sample(
+def explain_and_score(
     predictor: Predictor, documents: Iterable[Document], methods: Sequence[str], size: int
-) -> tuple[Faithfulness | None, dict[int, dict[str, dict[str, float]]]]:
-    """Score documents drawn at random; return also the own figures of each, by its position."""
+) -> tuple[Iterator[Explanation], Faithfulness | None]:
+    """Explain documents, and score the explanations of some of them, drawn at random.
+
+    Args:
+        predictor: The model.
+        documents: The documents; unless `size` is 0, to be read more than once.
+        methods: The ways to explain.
+        size: How many to score.
+
+    Returns:
+        The explanations as they are asked for, those that were scored with their own figures, and
+        the figures over all of those; None where there is no word to score.
+    """
     from han.faithfulness import NoWordsError, evaluate
 
-    drawn = sample(enumerate(documents), size)
-    explanations = predictor.explain_documents(
-        [document for _, document in drawn], (*methods, "occlusion")
-    )
-    shown = with_progress(explanations, "Scoring", len(drawn))
+    figures: Faithfulness | None = None
     own: dict[int, dict[str, dict[str, float]]] = {}
-    try:
-        figures = evaluate(
-            predictor, shown, each=lambda i, figures: own.update({drawn[i][0]: figures})
+    if size:
+        drawn = sample(enumerate(documents), size)
+        scored = predictor.explain_documents(
+            [document for _, document in drawn], (*methods, "occlusion")
         )
-    except NoWordsError:
-        return None, {}
-    return figures, own
+        with suppress(NoWordsError):
+            figures = evaluate(
+                predictor,
+                with_progress(scored, "Scoring", len(drawn)),
+                each=lambda i, of_document: own.update({drawn[i][0]: of_document}),
+            )
+    explanations = predictor.explain_documents(documents, methods)
+    with_own = (
+        replace(explanation, faithfulness=own[position]) if position in own else explanation
+        for position, explanation in enumerate(explanations)
+    )
+    return with_own, figures
 
 
 def _sample_size(asked: int | None, suffix: str) -> int:
