@@ -41,6 +41,7 @@ ORDER = (
     "datamodule",
     "optimization",
     "module",
+    "server",
     "cli",
     "__main__",
 )

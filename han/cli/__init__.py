@@ -15,6 +15,7 @@ TRAINING = {
     "test": "compute a checkpoint's figures on the test documents",
     "predict": "classify documents with a checkpoint, by the trainer",
 }
+MODEL_HELP = "a model directory, or a run that holds one"
 ALL_METHODS = "all"
 EXAMPLES = """\
 examples:
@@ -23,6 +24,7 @@ examples:
   han classify runs/reviews "The soup was cold." --output predictions.csv
   han explain runs/reviews new_reviews.csv --output report.html
   han words runs/reviews new_reviews.csv
+  han serve runs/reviews
 """
 
 
@@ -246,6 +248,35 @@ def _parser() -> argparse.ArgumentParser:
         "without it standard output: tables to a terminal, JSON lines to a pipe or file",
     )
     words.set_defaults(run=_words)
+
+    serve = commands.add_parser(
+        "serve",
+        allow_abbrev=False,
+        help="open a page that classifies and explains what is typed",
+        description="Serve a page on this machine that classifies and explains what is typed, and "
+        "an HTTP API; /openapi.json describes it. No text is stored.",
+    )
+    serve.add_argument("model", metavar="MODEL", help=MODEL_HELP)
+    serve.add_argument("--host", default="127.0.0.1", help="the address to listen on (%(default)s)")
+    serve.add_argument(
+        "--port", type=int, default=8000, help="the port; 0 takes a free one (%(default)s)"
+    )
+    serve.add_argument(
+        "--max_body",
+        type=int,
+        default=1_000_000,
+        metavar="BYTES",
+        help="the longest request (%(default)s)",
+    )
+    serve.add_argument(
+        "--timeout",
+        type=float,
+        default=10.0,
+        metavar="SECONDS",
+        help="how long a request may take to come, and its answer to compute (%(default)s)",
+    )
+    serve.add_argument("--no_browser", action="store_true", help="only print the page's address")
+    serve.set_defaults(run=_serve)
     return parser
 
 
@@ -260,7 +291,7 @@ def _add_method(parser: argparse.ArgumentParser, default: str) -> None:
 
 
 def _add_input(parser: argparse.ArgumentParser) -> None:
-    parser.add_argument("model", metavar="MODEL", help="a model directory, or a run that holds one")
+    parser.add_argument("model", metavar="MODEL", help=MODEL_HELP)
     parser.add_argument(
         "input",
         metavar="INPUT",
@@ -328,3 +359,10 @@ def _words(command: argparse.Namespace) -> None:
     from han.cli.words import words
 
     words(command)
+
+
+def _serve(command: argparse.Namespace) -> None:
+    _choose_threads()
+    from han.cli.serving import serve
+
+    serve(command)
