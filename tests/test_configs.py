@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import argparse
 import contextlib
 from pathlib import Path
 from typing import Any
@@ -93,7 +94,7 @@ class TestDemo:
         arguments = (*ARGUMENTS, *small, *short, "--data.cache_dir=cache")
         monkeypatch.setattr("han.cli.demo.ARGUMENTS", arguments)
         with contextlib.chdir(folder):
-            demo(None)
+            demo(argparse.Namespace(run_dir=None))
         out, err = capsys.readouterr()
         report = Path("runs/demo/1/report.html")
         assert out.splitlines()[3] == f"report: {report}"

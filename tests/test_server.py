@@ -1,5 +1,4 @@
 """The local page and its HTTP API: in this process, over sockets, and as the command."""
-# ruff: noqa: E402  # without the packages of the extra, the rest cannot be imported
 
 from __future__ import annotations
 
@@ -23,16 +22,12 @@ from html.parser import HTMLParser
 from pathlib import Path
 from typing import Any, NoReturn, get_args
 
+import httpx2
 import jsonschema
 import pytest
+import uvicorn
 from hypothesis import given, settings
 from hypothesis import strategies as st
-
-for package in ("httpx2", "pydantic", "starlette", "uvicorn"):
-    pytest.importorskip(package, reason="needs the packages of the extra `serve`")
-
-import httpx2
-import uvicorn
 from starlette.exceptions import HTTPException
 from starlette.responses import Response
 from starlette.testclient import TestClient
@@ -170,7 +165,6 @@ class TestDescription:
         )
 
     def test_server_does_what_it_describes(self, tmp_path: Path) -> None:
-        pytest.importorskip("schemathesis", reason="the fuzzer is not installed")
         with running(save_model(tmp_path / "model")) as (_, url):
             command = [sys.executable, "-W", "ignore", "-m", "schemathesis.cli", "run"]
             options = "--checks=all --mode=all --max-examples=30 --seed=1 --no-color"
@@ -827,16 +821,6 @@ class TestServe:
 
     def test_missing_model_is_one_line(self, place: Place) -> None:
         place.assert_fails("no/such", "--port=0", model="no/such")
-
-    def test_missing_package_is_one_line(self, tmp_path: Path) -> None:
-        code = (
-            "import sys; sys.modules['starlette'] = sys.modules['starlette.applications'] = None;"
-            "from han.cli import main; sys.exit(main(['serve', 'x']))"
-        )
-        result = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True)
-        assert (result.returncode, result.stdout) == (1, "")
-        assert result.stderr.count("\n") == 1
-        assert 'pip install "han-classifier[serve]"' in result.stderr
 
     @pytest.mark.parametrize("host", ["0.0.0.0", "127.0.0.1", "localhost"])
     def test_others_are_let_in_only_with_a_warning(self, place: Place, host: str) -> None:

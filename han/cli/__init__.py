@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 import argparse
+import importlib
 import io
 import os
 import sys
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from importlib.metadata import version
 
 TRAINING = {
@@ -121,7 +122,7 @@ def _parser() -> argparse.ArgumentParser:
 
     demo = commands.add_parser("demo", help="train on the bundled corpus and show what comes out")
     demo.add_argument("--run_dir", help="where the run goes (default: runs/demo/<n>)")
-    demo.set_defaults(run=_demo)
+    demo.set_defaults(run=_later("demo", "demo"))
 
     for name, text in TRAINING.items():  # for --help alone, see main
         commands.add_parser(name, help=text, add_help=False)
@@ -139,7 +140,7 @@ def _parser() -> argparse.ArgumentParser:
         help="a .jsonl, .csv, .tsv or .parquet file; without it results go to standard output: the "
         "two likeliest classes to a terminal, whole JSON lines to a pipe or file",
     )
-    classify.set_defaults(run=_classify)
+    classify.set_defaults(run=_later("reading", "classify"))
 
     explain = commands.add_parser(
         "explain",
@@ -171,7 +172,7 @@ def _parser() -> argparse.ArgumentParser:
         metavar="N",
         help="score the highlights on N documents drawn at random, on a page (default: 200)",
     )
-    explain.set_defaults(run=_explain)
+    explain.set_defaults(run=_later("explaining", "explain"))
 
     faithfulness = commands.add_parser(
         "faithfulness",
@@ -208,7 +209,7 @@ def _parser() -> argparse.ArgumentParser:
     faithfulness.add_argument(
         "--output", metavar="FILE", help="a .json file; without it standard output, as tables"
     )
-    faithfulness.set_defaults(run=_faithfulness)
+    faithfulness.set_defaults(run=_later("explaining", "faithfulness"))
 
     words = commands.add_parser(
         "words",
@@ -247,7 +248,7 @@ def _parser() -> argparse.ArgumentParser:
         help="a .csv, .tsv, .jsonl or .parquet file of words, or the whole overview as .json; "
         "without it standard output: tables to a terminal, JSON lines to a pipe or file",
     )
-    words.set_defaults(run=_words)
+    words.set_defaults(run=_later("words", "words"))
 
     serve = commands.add_parser(
         "serve",
@@ -276,7 +277,7 @@ def _parser() -> argparse.ArgumentParser:
         help="how long a request may take to come, and its answer to compute (%(default)s)",
     )
     serve.add_argument("--no_browser", action="store_true", help="only print the page's address")
-    serve.set_defaults(run=_serve)
+    serve.set_defaults(run=_later("serving", "serve"))
     return parser
 
 
@@ -326,43 +327,11 @@ def _add_input(parser: argparse.ArgumentParser) -> None:
     )
 
 
-def _demo(command: argparse.Namespace) -> None:
-    _choose_threads()
-    from han.cli.demo import demo
+def _later(module: str, function: str) -> Callable[[argparse.Namespace], None]:
+    """Return what runs a subcommand: it is imported only then, with all that it uses."""
 
-    demo(command.run_dir)
+    def run(command: argparse.Namespace) -> None:
+        _choose_threads()
+        getattr(importlib.import_module(f"han.cli.{module}"), function)(command)
 
-
-def _classify(command: argparse.Namespace) -> None:
-    _choose_threads()
-    from han.cli.reading import classify
-
-    classify(command)
-
-
-def _explain(command: argparse.Namespace) -> None:
-    _choose_threads()
-    from han.cli.explaining import explain
-
-    explain(command)
-
-
-def _faithfulness(command: argparse.Namespace) -> None:
-    _choose_threads()
-    from han.cli.explaining import faithfulness
-
-    faithfulness(command)
-
-
-def _words(command: argparse.Namespace) -> None:
-    _choose_threads()
-    from han.cli.words import words
-
-    words(command)
-
-
-def _serve(command: argparse.Namespace) -> None:
-    _choose_threads()
-    from han.cli.serving import serve
-
-    serve(command)
+    return run

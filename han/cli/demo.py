@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import argparse
 import sys
 
 from rich.console import Console
@@ -23,12 +24,8 @@ Next, with this model and with your own documents:
 """
 
 
-def demo(run_dir: str | None) -> None:
-    """Train on the bundled corpus, classify and explain its test documents, say what to do next.
-
-    Args:
-        run_dir: Where the run goes; by default `runs/demo/<n>`.
-    """
+def demo(command: argparse.Namespace) -> None:
+    """Train on the bundled corpus, classify and explain its test documents, say what to do next."""
     from han.cli.training import run
     from han.datamodule import bundled_corpus
 
@@ -36,7 +33,7 @@ def demo(run_dir: str | None) -> None:
         "Training on 1,185 bundled abstracts of arXiv papers in eight topics; this takes about "
         "half a minute.\n"
     )
-    place = () if run_dir is None else (f"--run_dir={run_dir}",)
+    place = () if command.run_dir is None else (f"--run_dir={command.run_dir}",)
     directory = run(["fit", *ARGUMENTS, "--trainer.devices=1", *place]).run_dir
     predictor = load(directory)
     documents = read_documents(bundled_corpus(), id_column="title")

@@ -18,21 +18,14 @@ def serve(command: argparse.Namespace) -> None:
     """Serve a model's page and API until the user interrupts.
 
     Raises:
-        ImportError: The packages of the extra are missing.
         ValueError: An option has no meaning.
         OSError: There is no model, or the port cannot be had.
         KeyboardInterrupt: The user has interrupted.
     """
-    try:
-        from han.server.app import create_app
-        from han.server.jobs import Jobs
-        from han.server.listening import bind, configure, listen
-    except ModuleNotFoundError as error:
-        if (error.name or "").split(".")[0] == "han":
-            raise
-        raise ImportError(
-            f'`han serve` needs the package {error.name!r}: pip install "han-classifier[serve]".'
-        ) from error
+    from han.server.app import create_app
+    from han.server.jobs import Jobs
+    from han.server.listening import bind, configure, listen
+
     if command.max_body < 1:
         raise ValueError(f"`--max_body` must be at least 1, got {command.max_body}.")
     if not 0 < command.timeout < math.inf:

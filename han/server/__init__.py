@@ -1,1 +1,1 @@
-"""The local page and its HTTP API; needs the packages of the extra `serve`."""
+"""The local page and its HTTP API."""
