@@ -50,6 +50,10 @@ class AdditiveAttention(nn.Module):
         self.context = nn.Parameter(torch.empty(attention_size))
         nn.init.normal_(self.context, std=attention_size**-0.5)
 
+    def make_uniform(self) -> None:
+        """Give each state of a segment the same weight, for good: that of a context of zeros."""
+        nn.init.zeros_(self.context).requires_grad_(False)
+
     def forward(self, hidden: Tensor, lengths: Tensor) -> tuple[Tensor, Tensor]:
         """Pool the hidden states of each segment.
 

@@ -17,7 +17,7 @@ from han.batching import Batch
 from han.model import HANOutput, HierarchicalAttentionNetwork
 
 VARIANT_WORDS = 65_536  # of the changed sentences that are read together
-VARIANT_MARKS = 16_777_216  # of documents' words, kept or not, that are in memory together
+VARIANT_MARKS = 1_048_576  # of documents' words, kept or not, that are in memory together
 
 
 class Attribution(NamedTuple):

@@ -28,6 +28,7 @@ from han.vocabulary import Vocabulary
 
 DISTRIBUTION = "han-classifier"
 FORMAT = "han.model/1"
+_ADDED = {"uniform_attention"}  # options with a default that older models lack
 CONFIG, WEIGHTS, TOKENIZER, CARD = "config.json", "model.safetensors", "tokenizer.json", "README.md"
 
 
@@ -199,11 +200,11 @@ def _read_config(directory: Path) -> dict[str, Any]:
 
 
 def _arguments(config: Mapping[str, Any], key: str, made: type) -> dict[str, Any]:
-    """Return the arguments for the constructor of `made`: all that it has, each of its type."""
+    """Return the arguments for the constructor of `made`: all that it needs, each of its type."""
     types = get_type_hints(made.__init__)  # type: ignore[misc]  # a class is its own constructor
     types.pop("return")
     given = config.get(key)
-    if not isinstance(given, dict) or given.keys() != types.keys():
+    if not isinstance(given, dict) or given.keys() | (_ADDED & types.keys()) != types.keys():
         raise ValueError(f"`{key}` must be an object of {', '.join(types)}.")
     for name, value in given.items():
         number = int | float if types[name] is float else types[name]

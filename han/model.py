@@ -92,6 +92,8 @@ class HierarchicalAttentionNetwork(nn.Module):
         embedding_dropout: Dropout of word vectors, the same wherever a word occurs in a batch.
         encoder_dropout: Dropout of the hidden states of both GRUs.
         classifier_dropout: Dropout of the document vector.
+        uniform_attention: Whether all words of a sentence, and all sentences of a document, weigh
+            the same instead of as is learned (HN-AVE in the paper's Table 2).
 
     Attributes:
         options: The constructor's arguments by name, enough to build such a network again.
@@ -111,6 +113,7 @@ class HierarchicalAttentionNetwork(nn.Module):
         embedding_dropout: float = 0.0,
         encoder_dropout: float = 0.0,
         classifier_dropout: float = 0.0,
+        uniform_attention: bool = False,
     ) -> None:
         super().__init__()
         sizes = {
@@ -132,7 +135,11 @@ class HierarchicalAttentionNetwork(nn.Module):
         for name, probability in dropouts.items():
             if not 0 <= probability < 1:
                 raise ValueError(f"`{name}` must be at least 0 and below 1, got {probability}.")
-        self.options: dict[str, int | float] = {**sizes, **dropouts}
+        self.options: dict[str, int | float | bool] = {
+            **sizes,
+            **dropouts,
+            "uniform_attention": uniform_attention,
+        }
         self.word_dropout = word_dropout
         self.embedding = nn.Embedding(vocabulary_size, embedding_size)
         self.embedding_dropout = nn.Dropout(embedding_dropout)
@@ -145,6 +152,9 @@ class HierarchicalAttentionNetwork(nn.Module):
         self._word_table = _WordTable()
         self.classifier_dropout = nn.Dropout(classifier_dropout)
         self.classifier = nn.Linear(2 * hidden_size, num_classes)
+        if uniform_attention:
+            for encoder in (self.word_encoder, self.sentence_encoder):
+                encoder.attention.make_uniform()
 
     def forward(self, batch: Batch) -> HANOutput:
         """Read the batch's documents; each one's result does not depend on the others."""

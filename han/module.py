@@ -40,6 +40,9 @@ class HANModule(pl.LightningModule):
         embedding_dropout: Dropout of word vectors, the same wherever a word occurs in a batch.
         encoder_dropout: Dropout of the hidden states of both GRUs. It makes attention more even.
         classifier_dropout: Dropout of the document vector.
+        uniform_attention: Whether all words of a sentence, and all sentences of a document, weigh
+            the same instead of as is learned: what does attention give on this data (Wiegreffe &
+            Pinter 2019)?
         sentence_dropout: Probability of leaving a sentence out of a training document.
         label_smoothing: Share of each target's probability that is spread over all classes.
         optimizer: `adamw`, or `sgd` with momentum as in the paper.
@@ -65,6 +68,7 @@ class HANModule(pl.LightningModule):
         embedding_dropout: float = 0.3,
         encoder_dropout: float = 0.0,
         classifier_dropout: float = 0.4,
+        uniform_attention: bool = False,
         sentence_dropout: float = 0.3,
         label_smoothing: float = 0.1,
         optimizer: Literal["adamw", "sgd"] = "adamw",
@@ -96,6 +100,7 @@ class HANModule(pl.LightningModule):
             embedding_dropout,
             encoder_dropout,
             classifier_dropout,
+            uniform_attention,
         )
         self.network.embedding.weight.requires_grad_(embedding_learning_rate > 0)
         metrics = MetricCollection(

@@ -190,6 +190,11 @@ class TestLoad:
             Bundle.load(directory)
         assert type(caught.value) is ValueError
 
+    def test_model_of_before_an_option_is_read_with_its_default(self, tmp_path: Path) -> None:
+        directory = save_model(tmp_path / "m")
+        change_config(directory, lambda config: config["network"].pop("uniform_attention"))
+        assert Bundle.load(directory).network.options["uniform_attention"] is False
+
     @pytest.mark.parametrize("change", CHANGES.values(), ids=CHANGES.keys())
     def test_wrong_config_is_one_clear_error(
         self, tmp_path: Path, change: Callable[[Config], object]

@@ -194,6 +194,18 @@ class TestHierarchicalAttentionNetwork:
         first = network(Batch.from_lists([short])).word_attention
         torch.testing.assert_close(output.word_attention[:2], first)
 
+    def test_uniform_attention_stays_even_while_the_rest_learns(self) -> None:
+        network = HierarchicalAttentionNetwork(9, 3, 8, 5, 6, uniform_attention=True)
+        batch = Batch.from_lists([[[1, 2, 3], [4]], [[5, 6]]], labels=[0, 2])
+        before = network.classifier.weight.clone()
+        optimizer = AdamW(network.parameters(), lr=0.1)
+        nn.functional.cross_entropy(network(batch).logits, batch.labels).backward()
+        optimizer.step()
+        assert not torch.equal(network.classifier.weight, before)
+        output = network.eval()(batch)
+        torch.testing.assert_close(output.word_attention, torch.tensor([3, 3, 3, 1, 2, 2]) ** -1.0)
+        torch.testing.assert_close(output.sentence_attention, torch.tensor([0.5, 0.5, 1]))
+
     def test_word_dropout_reads_a_type_as_unknown_throughout_the_batch(self) -> None:
         network = make_network(word_dropout=0.999).train()
         torch.manual_seed(3)
