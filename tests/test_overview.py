@@ -18,10 +18,10 @@ from hypothesis import strategies as st
 from sklearn.calibration import calibration_curve
 from torchmetrics.functional.classification import multiclass_calibration_error
 
-import han.overview
 from han.datamodule import bundled_corpus
 from han.explanation import Explanation
-from han.overview import PRIOR_DOCUMENTS, Example, Overview, OverviewBuilder, summarize
+from han.overview import ClassWord, Example, Overview, OverviewBuilder, building, summarize
+from han.overview.words import PRIOR_DOCUMENTS
 from han.predictor import Predictor
 from tests.test_explanation import MODEL, explanations, make_empty, make_explanation
 from tests.tiny import make_bundle
@@ -71,7 +71,7 @@ def make_set() -> list[Explanation]:
     ]
 
 
-def words_of(overview: Overview, label: str = "pos") -> dict[str, han.overview.ClassWord]:
+def words_of(overview: Overview, label: str = "pos") -> dict[str, ClassWord]:
     [found] = [one for one in overview.classes if one.label == label]
     return {word.word: word for word in found.words}
 
@@ -254,7 +254,7 @@ class TestExamples:
     def test_of_equal_ones_the_first_ids_are_kept_in_any_order(
         self, monkeypatch: pytest.MonkeyPatch, block_words: int
     ) -> None:
-        monkeypatch.setattr(han.overview, "_BLOCK_WORDS", block_words)
+        monkeypatch.setattr(building, "BLOCK_WORDS", block_words)
         documents = [
             make_document([[("x", 0.5), ("X", 0.5)], [(".", 1.0)]], [0.9, 0.1], id=id)
             for id in "dbac"
@@ -276,7 +276,7 @@ class TestExamples:
     def test_of_many_documents_as_by_hand(
         self, monkeypatch: pytest.MonkeyPatch, block_words: int, method: str
     ) -> None:
-        monkeypatch.setattr(han.overview, "_BLOCK_WORDS", block_words)
+        monkeypatch.setattr(building, "BLOCK_WORDS", block_words)
         documents = real_explanations(60)
         found: defaultdict[tuple[str, str], list[tuple[float, str, int]]] = defaultdict(list)
         for document in documents:
@@ -384,7 +384,7 @@ class TestSums:
     ) -> None:
         documents = real_explanations(80)
         together = summarize(documents, min_count=2)
-        monkeypatch.setattr(han.overview, "_BLOCK_WORDS", 1)
+        monkeypatch.setattr(building, "BLOCK_WORDS", 1)
         assert close(summarize(documents, min_count=2).to_dict(), together.to_dict())
 
     def test_an_overview_can_be_made_between_documents(self) -> None:

@@ -165,17 +165,9 @@ class Faithfulness:
 
     def to_dict(self) -> dict[str, Any]:
         """Return the record of `han.faithfulness/1`, made of JSON's types only."""
-        return {"schema": SCHEMA, "summary": list(self.summary()), **_as_json(asdict(self))}
+        figures = json.loads(json.dumps(asdict(self), allow_nan=False))
+        return {"schema": SCHEMA, "summary": list(self.summary()), **figures}
 
     def to_json(self) -> str:
         """Return the record as JSON."""
         return json.dumps(self.to_dict(), ensure_ascii=False, allow_nan=False, indent=2)
-
-
-def _as_json(value: Any) -> Any:  # noqa: ANN401  # whatever JSON can hold
-    """Return tuples as lists, throughout."""
-    if isinstance(value, dict):
-        return {key: _as_json(item) for key, item in value.items()}
-    if isinstance(value, list | tuple):
-        return [_as_json(item) for item in value]
-    return value
