@@ -5,7 +5,14 @@ from pathlib import Path
 
 import pytest
 
-from han.cli.explaining import sample
+from han.cli.explaining import (
+    LONGEST_SCORED,
+    PAGE_SAMPLE,
+    SCORED_CHARACTERS,
+    _affordable,
+    sample,
+)
+from han.documents import Document
 from han.explanation import METHODS, Explanation
 from tests.commands import ROWS, Place
 from tests.tiny import make_bundle, save_model
@@ -118,6 +125,18 @@ class TestPage:
         target = place.folder / "o.html"
         source = place.write("a.csv", "text,id\n ,a\n,b\n")
         assert place.run("explain", source, f"--output={target}").status == 0
+
+
+class TestAffordable:
+    def test_long_documents_make_the_sample_smaller_and_very_long_ones_are_left_out(self) -> None:
+        short = [Document(str(i), "x" * 100) for i in range(300)]
+        assert len(_affordable(short)) == PAGE_SAMPLE
+        assert _affordable(short[:3]) == [0, 1, 2]
+        long = [Document(str(i), "x" * LONGEST_SCORED) for i in range(300)]
+        assert len(_affordable(long)) == SCORED_CHARACTERS // LONGEST_SCORED
+        very_long = Document("v", "x" * (LONGEST_SCORED + 1))
+        assert _affordable([very_long]) == _affordable([Document("e", "")]) == []
+        assert _affordable([very_long, *short[:2]]) == [1, 2]
 
 
 class TestFaithfulness:

@@ -12,7 +12,7 @@ from rich.console import Console
 from scipy.stats import kendalltau
 
 from han.explanation import METHODS, Explanation, ModelReference
-from han.faithfulness import BINS, Faithfulness, evaluate, rationale_spans
+from han.faithfulness import BINS, Faithfulness, evaluate, rationale_spans, removal
 from han.predictor import Predictor
 from han.report.faithfulness import render_faithfulness
 from tests.tiny import TEXTS, make_bundle
@@ -154,6 +154,14 @@ class TestRemoval:
                 break
         found = evaluate(logistic, [explanation], random_rankings=1).of("attention")
         assert found.word_flip.mean == pytest.approx(expected)
+
+    def test_many_words_are_taken_away_by_thousandths(
+        self, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        monkeypatch.setattr(removal, "FLIP_STEPS", 4)  # so that ten words go by three
+        explanation = explain(self.text, self.shares)
+        flip = evaluate(logistic, [explanation], random_rankings=1).of("attention").word_flip
+        assert flip.mean == pytest.approx(0.6)  # without three, nice is left; without six, nothing
 
 
 class TestBaselineAndIntervals:

@@ -170,7 +170,8 @@ def _parser() -> argparse.ArgumentParser:
         "--faithfulness",
         type=int,
         metavar="N",
-        help="score the highlights on N documents drawn at random, on a page (default: 200)",
+        help="score the highlights on N documents drawn at random, for a page or records (default "
+        "for a page: 200, fewer if they are long)",
     )
     explain.set_defaults(run=_later("explaining", "explain"))
 

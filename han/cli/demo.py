@@ -7,7 +7,7 @@ import sys
 
 from rich.console import Console
 
-from han.cli.explaining import PAGE_METHODS, explain_and_score
+from han.cli.explaining import PAGE_METHODS, explain_and_score, sample
 from han.documents import read_documents
 from han.predictor import load
 from han.report import write_report
@@ -39,7 +39,8 @@ def demo(command: argparse.Namespace) -> None:
     documents = read_documents(bundled_corpus(), id_column="title")
     test = [document for document in documents if document.split == "test"]
     report = directory / "report.html"
-    explained, faithfulness = explain_and_score(predictor, test, PAGE_METHODS, SCORED)
+    scored = sample(range(len(test)), SCORED)
+    explained, faithfulness = explain_and_score(predictor, test, PAGE_METHODS, scored)
     explanations = list(explained)
     write_report(report, explanations, title="Topics of arXiv abstracts", faithfulness=faithfulness)
     surest = max(explanations, key=lambda explanation: explanation.probability)

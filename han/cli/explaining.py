@@ -27,6 +27,7 @@ Item = TypeVar("Item")
 
 PAGE_METHODS = ("attention", "attention_gradient")  # what a page shows unless asked
 PAGE_SAMPLE = 200  # documents on which a page's highlights are scored unless asked
+SCORED_CHARACTERS, LONGEST_SCORED = 1_000_000, 50_000  # of all of them; of one
 
 
 def explain(command: argparse.Namespace) -> None:
@@ -38,7 +39,7 @@ def explain(command: argparse.Namespace) -> None:
         check_target(command)
     suffix = Path(command.output or "").suffix.lower()
     methods = _methods(command.method) or (PAGE_METHODS if suffix == ".html" else METHODS[:1])
-    size = _sample_size(command.faithfulness, suffix)
+    _check_sample(command.faithfulness, suffix)
     if command.limit is not None and command.limit < 1:
         raise ValueError(f"`--limit` must be at least 1, got {command.limit}.")
     if command.compare is not None and suffix != ".html":
@@ -47,9 +48,14 @@ def explain(command: argparse.Namespace) -> None:
     predictor = load(command.model)
     check_label(command.label, predictor)
     documents: Iterable[Document] = itertools.islice(source, command.limit)
-    if size or command.compare is not None:
+    scored: list[int] = []
+    if command.faithfulness or suffix == ".html":
         documents = list(documents)  # read more than once
-    explanations, figures = explain_and_score(predictor, documents, methods, size)
+        if command.faithfulness is None:
+            scored = _affordable(documents)
+        else:
+            scored = sample(range(len(documents)), command.faithfulness)
+    explanations, figures = explain_and_score(predictor, documents, methods, scored)
     if command.output:
         other = None
         if command.compare is not None:
@@ -130,15 +136,18 @@ def sample(items: Iterable[Item], size: int, seed: int = 0) -> list[Item]:
 
 
 def explain_and_score(
-    predictor: Predictor, documents: Iterable[Document], methods: Sequence[str], size: int
+    predictor: Predictor,
+    documents: Iterable[Document],
+    methods: Sequence[str],
+    scored: Sequence[int],
 ) -> tuple[Iterator[Explanation], Faithfulness | None]:
-    """Explain documents, and score the explanations of some of them, drawn at random.
+    """Explain documents, and score the explanations of some of them.
 
     Args:
         predictor: The model.
-        documents: The documents; unless `size` is 0, to be read more than once.
+        documents: The documents; a list where some are scored.
         methods: The ways to explain.
-        size: How many to score.
+        scored: The positions of the documents to score.
 
     Returns:
         The explanations as they are asked for, those that were scored with their own figures, and
@@ -148,16 +157,16 @@ def explain_and_score(
 
     figures: Faithfulness | None = None
     own: dict[int, dict[str, dict[str, float]]] = {}
-    if size:
-        drawn = sample(enumerate(documents), size)
-        scored = predictor.explain_documents(
-            [document for _, document in drawn], (*methods, "occlusion")
+    if scored:
+        documents = list(documents)
+        explained = predictor.explain_documents(
+            [documents[position] for position in scored], (*methods, "occlusion")
         )
         with suppress(NoWordsError):
             figures = evaluate(
                 predictor,
-                with_progress(scored, "Scoring", len(drawn)),
-                each=lambda i, of_document: own.update({drawn[i][0]: of_document}),
+                with_progress(explained, "Scoring", len(scored)),
+                each=lambda i, of_document: own.update({scored[i]: of_document}),
             )
     explanations = predictor.explain_documents(documents, methods)
     with_own = (
@@ -167,18 +176,26 @@ def explain_and_score(
     return with_own, figures
 
 
-def _sample_size(asked: int | None, suffix: str) -> int:
-    """Return on how many documents the highlights are scored."""
-    if asked is None:
-        return PAGE_SAMPLE if suffix == ".html" else 0
-    if asked < 0:
+def _affordable(documents: Sequence[Document]) -> list[int]:
+    """Return the positions of documents that are scored without being asked for, in some seconds.
+
+    They are drawn at random, fewer where they are long; very long ones are left out.
+    """
+    short = [i for i, document in enumerate(documents) if len(document.text) <= LONGEST_SCORED]
+    characters = sum(len(documents[i].text) for i in short)
+    if not characters:
+        return []
+    return sample(short, min(PAGE_SAMPLE, max(1, SCORED_CHARACTERS * len(short) // characters)))
+
+
+def _check_sample(asked: int | None, suffix: str) -> None:
+    if asked is not None and asked < 0:
         raise ValueError(f"`--faithfulness` must be at least 0, got {asked}.")
     if asked and suffix not in (".html", ".json", ".jsonl"):
         raise ValueError(
             "`--faithfulness` is for pages and records: give `--output` a name that ends in .html, "
             ".json or .jsonl; or see `han faithfulness`."
         )
-    return asked
 
 
 def _methods(names: str | None) -> tuple[str, ...]:

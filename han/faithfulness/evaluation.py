@@ -48,8 +48,9 @@ def evaluate(
 
     comprehensiveness_k = p(x) - p(x without the top n_k words), sufficiency_k = p(x) - p(the top
     n_k words alone), of the predicted class, with n_k = max(1, ceil(k N)) (DeYoung et al. 2020,
-    section 4.2); the smallest part of the words whose removal changes the label (Serrano & Smith
-    2019); Kendall's tau-b between the methods' absolute figures (Jain & Wallace 2019).
+    section 4.2); the smallest part of the words whose removal changes the label, to a thousandth
+    (Serrano & Smith 2019); Kendall's tau-b between the methods' absolute figures (Jain & Wallace
+    2019).
 
     Args:
         classifier: A model that `han.load` returned, or any function from a list of B texts to

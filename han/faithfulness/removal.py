@@ -12,6 +12,9 @@ import numpy.typing as npt
 from han.explanation import Explanation
 from han.faithfulness.rankings import Marks, Ranking, Table, by_method
 
+FLIP_STEPS = 1000
+"""In how many steps at most the words are taken away until the label changes."""
+
 
 @runtime_checkable
 class Perturbable(Protocol):
@@ -107,18 +110,20 @@ def _first_flips(
         places: (R, N), the place of each word's unit (itself or its sentence) in each order.
 
     Returns:
-        (R,), above 0 and at most 1; infinity where the label never changes.
+        (R,), above 0 and at most 1, to a thousandth; infinity where the label never changes.
     """
     flips = np.full(len(places), np.inf)
     num_units = int(places.max()) + 1
-    start, step = 1, 8
-    while start <= num_units and np.isinf(flips).any():
-        counts = np.arange(start, min(start + step, num_units + 1))
+    stride = -(-num_units // FLIP_STEPS)
+    counts_left = np.append(np.arange(stride, num_units, stride), num_units)
+    size = 8
+    while len(counts_left) and np.isinf(flips).any():
+        counts, counts_left = counts_left[:size], counts_left[size:]
         rows = np.isinf(flips).nonzero()[0]
         kept = places[rows, None] >= counts[:, None]  # (R', K, N)
         found = document.probabilities(kept.reshape(-1, document.num_words)).argmax(1)
         flipped = found.reshape(len(rows), len(counts)) != document.label
         first = counts[flipped.argmax(1)] / num_units
         flips[rows] = np.where(flipped.any(1), first, np.inf)
-        start, step = start + step, min(2 * step, 64)
+        size = min(2 * size, 64)
     return flips
