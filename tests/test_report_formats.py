@@ -98,8 +98,7 @@ class TestRenderTerminal:
         lines = render_terminal(make_explanation(), colour_console()).splitlines()
         assert lines[4] == (
             "\x1b[1m75 %\x1b[0m \x1b[38;2;200;102;10m██████\x1b[0m "
-            "\x1b[30;48;2;233;154;38mGood\x1b[0m \x1b[30;48;2;185;171;140mfilm\x1b[0m"
-            "\x1b[30;48;2;185;171;140m.\x1b[0m"
+            "\x1b[30;48;2;233;154;38mGood\x1b[0m \x1b[30;48;2;185;171;140mfilm.\x1b[0m"
         )
 
     def test_signed_figures_carry_their_sign(self) -> None:

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import io
 import re
+from itertools import groupby
+from operator import itemgetter
 
 from rich.console import Console
 from rich.table import Table
@@ -96,7 +98,7 @@ def render_terminal(
         if method != "attention":
             console.print(_legend(explanation, method, label, coloured=coloured))
         console.print()
-        console.print(_sentences(explanation, method, label, coloured=coloured))
+        console.print(_sentences(explanation, method, label, console.width, coloured=coloured))
     return "".join(f"{line.rstrip()}\n" for line in captured.get().splitlines())
 
 
@@ -125,22 +127,27 @@ def _legend(explanation: Explanation, method: str, label: str | None, *, coloure
 
 
 def _sentences(
-    explanation: Explanation, method: str, label: str | None, *, coloured: bool
+    explanation: Explanation, method: str, label: str | None, width: int, *, coloured: bool
 ) -> Table | Text:
     if explanation.empty:
         return Text("No words: the class comes from the classifier's bias alone.", style="italic")
-    table = Table.grid(padding=(0, 1))
-    table.add_column(justify="right", no_wrap=True)
-    table.add_column(no_wrap=True)
-    table.add_column(overflow="fold", ratio=1)
+    rows = []
     for block in arrange(explanation, method, label):
-        if block.sentence is None:
-            gutter, bar = "", Text()
-        else:
-            gutter, bar = figure(method, block.score), _bar(block.height)
+        number, bar = "", Text()
+        if block.sentence is not None:
+            number, bar = figure(method, block.score), _bar(block.height)
         pieces = (_piece(piece, method, coloured=coloured) for piece in block.pieces)
-        style = "bold" if block.key else "dim"
-        table.add_row(Text(gutter, style=style), bar, Text.assemble(*pieces))
+        runs = groupby(pieces, key=itemgetter(1))  # far fewer than pieces
+        text = Text.assemble(*(("".join(part for part, _ in run), style) for style, run in runs))
+        rows.append((Text(number, style="bold" if block.key else "dim"), bar, text))
+    # Columns of a given width need not be measured.
+    gutter = max(number.cell_len for number, _, _ in rows)
+    table = Table.grid(padding=(0, 1))
+    table.add_column(justify="right", no_wrap=True, width=gutter)
+    table.add_column(no_wrap=True, width=_BAR)
+    table.add_column(overflow="fold", width=max(1, width - gutter - _BAR - 2))
+    for row in rows:
+        table.add_row(*row)
     return table
 
 
@@ -151,15 +158,16 @@ def _bar(height: float) -> Text:
     return Text(bar.ljust(_BAR), style=FOR if height >= 0 else AGAINST)
 
 
-def _piece(piece: Piece, method: str, *, coloured: bool) -> Text:
+def _piece(piece: Piece, method: str, *, coloured: bool) -> tuple[str, str]:
+    """Return how a piece of the text is written, and in which style."""
     if piece.cut:
-        return Text(f"[{len(piece.text):,} characters not read]", style="dim")
+        return f"[{len(piece.text):,} characters not read]", "dim"
     if piece.word is None:
-        return Text(re.sub(r"\s+", " ", piece.text).translate(VISIBLE))
+        return re.sub(r"\s+", " ", piece.text).translate(VISIBLE), ""
     word = piece.text.translate(VISIBLE)
     if coloured:
         style = _STYLES[piece.step]
-        return Text(word, style=f"italic {style}" if piece.word.unknown else style)
+        return word, f"italic {style}" if piece.word.unknown else style
     if abs(piece.step) >= IMPORTANT:
-        return Text(f"[{word}|{short(method, piece.score)}]")
-    return Text(word)
+        return f"[{word}|{short(method, piece.score)}]", ""
+    return word, ""
