@@ -450,19 +450,27 @@ class TestSummary:
         result = self.result()
         text = " ".join(result.summary())
         lost = result.of("attention").comprehensiveness[2]
-        assert f"predicted class by {lost.mean:.2f} (95 % interval {lost.low:.2f} to" in text
+        assert lost.mean > 0
+        assert f"lower by {lost.mean:.2f} (95 % interval {lost.low:.2f} to {lost.high:.2f})" in text
         assert "run 2 gives 100 % of the documents the same label" in text
         assert "people marked" in text
+
+    def test_a_probability_that_rises_is_said_to_be_higher(self) -> None:
+        # The word with most attention speaks against the class.
+        documents = [explain(f"good good bad {word}", [1, 1, 9, 1]) for word in ("fine", "nice")]
+        text = " ".join(evaluate(logistic, documents).summary())
+        gained = evaluate(logistic, documents).of("attention").comprehensiveness[2]
+        assert gained.mean < 0
+        low, high = -gained.high, -gained.low
+        assert f"higher by {-gained.mean:.2f} (95 % interval {low:.2f} to {high:.2f})" in text
 
     def test_highlights_no_better_than_chance_are_called_so(self) -> None:
         def constant(texts: list[str]) -> list[list[float]]:
             return [[0.3, 0.7]] * len(texts)
 
-        assert (
-            evaluate(constant, [explain("good x")])
-            .summary()[0]
-            .startswith("Attention tells no more than chance")
-        )
+        summary = evaluate(constant, [explain("good x")]).summary()
+        assert "cannot be told from chance" in summary[0]
+        assert "the same" in summary[1]
 
     def test_every_figure_stands_in_the_tables_at_80_columns(self) -> None:
         result = self.result()

@@ -15,13 +15,13 @@ def summarize(result: Faithfulness) -> Iterator[str]:
     part = f"{100 * result.bins[k]:g} %"
     yield _verdict(result)
     yield (
-        f"Taking away the {part} of words with most attention lowers the probability of the "
-        f"predicted class by {_with_interval(attention.comprehensiveness[k])}; as many random "
-        f"words lower it by {random.comprehensiveness[k].mean:.2f}."
+        f"Without the {part} of words with most attention, the probability of the predicted class "
+        f"is {_change(attention.comprehensiveness[k], with_interval=True)}; without as many random "
+        f"words, {_change(random.comprehensiveness[k])}."
     )
     yield (
-        f"With those {part} alone, the probability is {_change(attention.sufficiency[k])}; with as "
-        f"many random words alone, {_change(random.sufficiency[k])}."
+        f"With those {part} alone, it is {_change(attention.sufficiency[k])}; with as many random "
+        f"words alone, {_change(random.sufficiency[k])}."
     )
     yield (
         f"Until the label changes, {_percent(attention.word_flip.mean)} of the words must go in "
@@ -70,7 +70,10 @@ def _verdict(result: Faithfulness) -> str:
     random = result.of(RANDOM).aopc_comprehensiveness
     best = max(figures.aopc_comprehensiveness.mean for figures in result.methods)
     if attention.low <= random.high:
-        return "Attention tells no more than chance which words the decision rests on."
+        return (
+            "As a guide to the words that the decision rests on, attention cannot be told from "
+            "chance here."
+        )
     if attention.mean < best / 2:
         return (
             "Attention points to words that matter, but to less than half of what the best method "
@@ -83,10 +86,14 @@ def _with_interval(estimate: Estimate) -> str:
     return f"{estimate.mean:.2f} (95 % interval {estimate.low:.2f} to {estimate.high:.2f})"
 
 
-def _change(lost: Estimate) -> str:
-    if abs(lost.mean) < 0.005:
-        return "the same"
-    return f"{abs(lost.mean):.2f} {'lower' if lost.mean > 0 else 'higher'}"
+def _change(lost: Estimate, *, with_interval: bool = False) -> str:
+    """Say how a probability has changed that has lost so much."""
+    sign = 1 if lost.mean > 0 else -1
+    change = f"{'lower' if sign > 0 else 'higher'} by {abs(lost.mean):.2f}"
+    if with_interval:
+        low, high = sorted((sign * lost.low, sign * lost.high))
+        return f"{change} (95 % interval {low:.2f} to {high:.2f})"
+    return change if abs(lost.mean) >= 0.005 else "the same"
 
 
 def _over_random(figures: MethodFigures) -> str:
