@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import json
 import math
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
+from itertools import chain
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeVar
 
@@ -166,19 +167,21 @@ class Explanation:
         if METHODS[0] in methods:
             raise ValueError("`scores` must not have 'attention', which is `weight` and `share`.")
         for i, sentence in enumerate(self.sentences):
-            units: tuple[Sentence | Word, ...] = (sentence, *sentence.words)
-            for unit in units:
-                if unit.scores.keys() != methods:
+            all_scores = [sentence.scores, *(word.scores for word in sentence.words)]
+            for scores in all_scores:
+                if scores.keys() != methods:
                     raise ValueError(
                         f"`sentences[{i}]`: every sentence and word must have `scores` of the same "
-                        f"methods, got {list(unit.scores)} beside {list(methods)}."
+                        f"methods, got {list(scores)} beside {list(methods)}."
                     )
-                for method, numbers in unit.scores.items():
-                    if len(numbers) != len(self.labels) or not all(map(math.isfinite, numbers)):
-                        raise ValueError(
-                            f"`sentences[{i}]`: `scores.{method}` must be {len(self.labels)} "
-                            f"finite numbers, one a class, got {list(numbers)}."
-                        )
+            for method in methods:
+                rows = [scores[method] for scores in all_scores]
+                numbers = list(chain.from_iterable(rows))
+                if {*map(len, rows)} != {len(self.labels)} or not all(map(math.isfinite, numbers)):
+                    raise ValueError(
+                        f"`sentences[{i}]`: `scores.{method}` must be {len(self.labels)} finite "
+                        "numbers, one a class, of the sentence and of each of its words."
+                    )
 
     @classmethod
     def from_attention(
@@ -552,9 +555,9 @@ def _seven_digits(values: npt.NDArray[np.float64]) -> list[float]:
 
 def _scores_of_each(
     name: str, scores: Mapping[str, npt.ArrayLike] | None, shape: tuple[int, int]
-) -> Iterator[Scores]:
-    """Yield the figures of each of n words (or sentences), a tuple of C numbers a method."""
-    methods: list[list[tuple[float, ...]]] = []
+) -> Iterable[Scores]:
+    """Return the figures of each of n words (or sentences), a tuple of C numbers a method."""
+    methods: list[Iterable[tuple[float, ...]]] = []
     for method, values in (scores or {}).items():
         array = np.asarray(values, dtype=np.float64)
         if array.shape != shape or not np.isfinite(array).all():
@@ -563,9 +566,10 @@ def _scores_of_each(
                 f"got shape {array.shape}."
             )
         numbers = iter(_seven_digits(array.reshape(-1)))
-        methods.append(list(zip(*[numbers] * shape[1], strict=True)))
-    for i in range(shape[0]):
-        yield {name: rows[i] for name, rows in zip(scores or {}, methods, strict=True)}
+        methods.append(zip(*[numbers] * shape[1], strict=True))
+    if not scores:
+        return ({} for _ in range(shape[0]))
+    return (dict(zip(scores, rows, strict=True)) for rows in zip(*methods, strict=True))
 
 
 def _check_spans(name: str, spans: Iterable[Span], start: int, end: int) -> None:
