@@ -299,7 +299,7 @@ class TestScores:
         word = Word(0, 2, 1.0, 1.0, scores={"occlusion": (0.5,)})
         sentence = Sentence(0, 2, 1.0, (word,), scores={"occlusion": (0.5, 0.5)})
         with pytest.raises(
-            ValueError, match="must be 2 finite numbers, one a class, of the sentence"
+            ValueError, match="must be 2 finite numbers, one a class"
         ):
             Explanation("1", "ok", ("a", "b"), (0.5, 0.5), "a", (sentence,), MODEL)
 
