@@ -51,7 +51,7 @@ class AdditiveAttention(nn.Module):
         nn.init.normal_(self.context, std=attention_size**-0.5)
 
     def make_uniform(self) -> None:
-        """Give each state of a segment the same weight, for good: that of a context of zeros."""
+        """Give each state of a segment the same weight: the context is 0, and not trained."""
         nn.init.zeros_(self.context).requires_grad_(False)
 
     def forward(self, hidden: Tensor, lengths: Tensor) -> tuple[Tensor, Tensor]:

@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+import threading
 from collections.abc import Callable, Iterator
-from contextlib import AbstractContextManager
+from contextlib import contextmanager
 from itertools import pairwise
 from typing import NamedTuple
 
@@ -57,7 +58,7 @@ def attention_gradient(
         hidden = network.read_words(batch.tokens, words_per_sentence)  # (N, 2H)
         sentences, word_attention = network.word_encoder.pool(hidden, words_per_sentence)
     sentences.requires_grad_()
-    with torch.enable_grad(), _differentiable_rnn():
+    with torch.enable_grad(), _differentiable_rnn(hidden.device):
         states = encoder.gru(sentences, batch.sentences_per_document)  # (S, 2H)
         documents, sentence_attention = encoder.pool(states, batch.sentences_per_document)
         logits = network.classifier(documents)
@@ -92,7 +93,7 @@ def input_gradient(network: HierarchicalAttentionNetwork, batch: Batch) -> Attri
     tokens, words_per_sentence = batch.tokens, batch.words_per_sentence
     encoder, rows = network.word_encoder, torch.arange(len(tokens), device=tokens.device)
     vectors = network.embedding.weight.detach()[tokens]  # (N, E)
-    with torch.enable_grad(), _differentiable_rnn():
+    with torch.enable_grad(), _differentiable_rnn(tokens.device):
         if tokens.device.type == "cpu":
             # x . W' g = W x . g: the gradient is needed behind the input weights alone.
             with torch.no_grad():
@@ -123,7 +124,8 @@ def occlusion(
     """Take away each word, and each sentence, and see what the probabilities lose.
 
     A figure for class c is p_c(x) - p_c(x without the word or sentence) (Zeiler & Fergus 2014; Li
-    et al. 2016), in double precision. Other words and the sentences' boundaries stay.
+    et al. 2016). Other words and the sentences' boundaries stay. Probabilities are made of the
+    logits in double precision.
 
     Args:
         network: The network, in evaluation mode.
@@ -205,9 +207,24 @@ def _of_each_class(logits: Tensor, inputs: Tensor) -> Iterator[Tensor]:
         yield gradient
 
 
-def _differentiable_rnn() -> AbstractContextManager[None]:
-    """Leave cuDNN aside: its recurrences have a gradient in training mode alone."""
-    return torch.backends.cudnn.flags(enabled=False)
+@contextmanager
+def _differentiable_rnn(device: torch.device) -> Iterator[None]:
+    """Leave cuDNN aside: its recurrences have a gradient in training mode alone.
+
+    The switch is the process's, so that threads take turns.
+    """
+    if device.type != "cuda":
+        yield
+        return
+    with _cudnn:
+        enabled, torch.backends.cudnn.enabled = torch.backends.cudnn.enabled, False
+        try:
+            yield
+        finally:
+            torch.backends.cudnn.enabled = enabled
+
+
+_cudnn = threading.Lock()
 
 
 def _masked_probabilities(
@@ -275,7 +292,7 @@ def _variant_sentences(
 def _blocks(
     sentences: list[npt.NDArray[np.int64]],
 ) -> Iterator[tuple[npt.NDArray[np.int64], npt.NDArray[np.int64]]]:
-    """Cut sentences into blocks of at most `VARIANT_WORDS` words, or one; yield at least one."""
+    """Cut sentences into blocks that end about every `VARIANT_WORDS` words; yield at least one."""
     lengths = np.array([len(sentence) for sentence in sentences], np.int64)
     block = lengths.cumsum() // VARIANT_WORDS
     cuts = (np.diff(block) > 0).nonzero()[0] + 1

@@ -32,6 +32,12 @@ with a score a class."""
 
 METHODS = tuple(METHOD_NAMES)
 
+
+def method_name(method: str) -> str:
+    """Return what people call a method; one that is not of `METHODS` keeps its name."""
+    return METHOD_NAMES.get(method, method)
+
+
 Span = tuple[int, int]
 Scores = Mapping[str, tuple[float, ...]]
 T = TypeVar("T")

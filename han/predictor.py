@@ -320,25 +320,7 @@ class Predictor:
         ]
     ]:
         """Yield each text's label, probabilities, word and sentence attention, and scores."""
-        batch = _ragged(texts).to(self._device)
-        found: dict[str, attribution.Attribution] = {}
-        if "attention_gradient" in methods:
-            output, found["attention_gradient"] = attribution.attention_gradient(
-                self._network, batch
-            )
-        else:
-            with torch.inference_mode():
-                output = self._network(batch)
-        if "gradient" in methods:
-            found["gradient"] = attribution.input_gradient(self._network, batch)
-        if "occlusion" in methods:
-            of_each = [
-                attribution.occlusion(self._network, text.tokens, text.words_per_sentence)
-                for text in texts
-            ]
-            found["occlusion"] = attribution.Attribution(
-                *map(torch.cat, zip(*of_each, strict=True))
-            )
+        output, found = self._compute(texts, methods)
         scores = {
             method: (of.words.double().cpu().numpy(), of.sentences.double().cpu().numpy())
             for method, of in found.items()
@@ -362,6 +344,32 @@ class Predictor:
                     for method, (of_words, of_sentences) in scores.items()
                 },
             )
+
+    def _compute(
+        self, texts: list[EncodedText], methods: Sequence[str]
+    ) -> tuple[HANOutput, dict[str, attribution.Attribution]]:
+        """Return what the network makes of texts, and what each signed method does."""
+        found: dict[str, attribution.Attribution] = {}
+        with torch.inference_mode(False):  # whatever the caller's mode: gradients need it so
+            batch = _ragged(texts).to(self._device)
+            if "attention_gradient" in methods:
+                output, found["attention_gradient"] = attribution.attention_gradient(
+                    self._network, batch
+                )
+            else:
+                with torch.inference_mode():
+                    output = self._network(batch)
+            if "gradient" in methods:
+                found["gradient"] = attribution.input_gradient(self._network, batch)
+        if "occlusion" in methods:
+            of_each = [
+                attribution.occlusion(self._network, text.tokens, text.words_per_sentence)
+                for text in texts
+            ]
+            found["occlusion"] = attribution.Attribution(
+                *map(torch.cat, zip(*of_each, strict=True))
+            )
+        return output, found
 
 
 def check_methods(methods: Sequence[str]) -> tuple[str, ...]:

@@ -153,13 +153,6 @@ class TestAttentionGradient:
         attention_gradient(network, Batch.from_lists(DOCUMENTS))
         assert all(parameter.grad is None for parameter in network.parameters())
 
-    @pytest.mark.gpu
-    def test_on_a_gpu_it_is_the_same(self) -> None:
-        network, batch = make_network(), Batch.from_lists(DOCUMENTS)
-        _, expected = attention_gradient(network, batch)
-        _, found = attention_gradient(network.cuda(), batch.to("cuda"))
-        torch.testing.assert_close(found.words.cpu(), expected.words, atol=1e-5, rtol=1e-4)
-
 
 class TestInputGradient:
     def test_captum_finds_the_same_from_a_document_computed_by_hand(self) -> None:
@@ -299,3 +292,20 @@ class TestUniformOutput:
             expected = network(batch).logits
             uniform_output(network, batch)
             assert torch.equal(network(batch).logits, expected)
+
+
+@pytest.mark.gpu
+class TestOnAGPU:
+    def test_every_method_finds_the_same(self) -> None:
+        network, batch = make_network(), Batch.from_lists(DOCUMENTS)
+        expected = (attention_gradient(network, batch)[1], input_gradient(network, batch))
+        uniform = uniform_output(network, batch).logits
+        one = flat(DOCUMENTS[0])
+        alone = occlusion(network, *one)
+        network, batch = network.cuda(), batch.to("cuda")
+        found = (attention_gradient(network, batch)[1], input_gradient(network, batch))
+        for pair in zip((*expected, alone), (*found, occlusion(network, *one)), strict=True):
+            for before, after in zip(*pair, strict=True):
+                torch.testing.assert_close(after.cpu(), before, atol=1e-5, rtol=1e-4)
+        torch.testing.assert_close(uniform_output(network, batch).logits.cpu(), uniform)
+        assert torch.backends.cudnn.enabled

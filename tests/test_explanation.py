@@ -298,9 +298,7 @@ class TestScores:
     def test_they_are_one_number_a_class(self) -> None:
         word = Word(0, 2, 1.0, 1.0, scores={"occlusion": (0.5,)})
         sentence = Sentence(0, 2, 1.0, (word,), scores={"occlusion": (0.5, 0.5)})
-        with pytest.raises(
-            ValueError, match="must be 2 finite numbers, one a class"
-        ):
+        with pytest.raises(ValueError, match="must be 2 finite numbers, one a class"):
             Explanation("1", "ok", ("a", "b"), (0.5, 0.5), "a", (sentence,), MODEL)
 
     def test_they_keep_seven_digits(self) -> None:

@@ -245,9 +245,11 @@ class TestBaselineAndIntervals:
         assert result.of("occlusion").rank_agreement["attention"] == found
 
     def test_figures_without_an_order_are_left_out_of_the_agreement(self) -> None:
-        flat = explain("good bad fine", occlusion=[0, 0, 0])
-        found = evaluate(logistic, [flat]).of("attention").rank_agreement["occlusion"]
-        assert found.mean == 0
+        flat = explain("good bad fine", [3, 2, 1], occlusion=[0, 0, 0])
+        assert evaluate(logistic, [flat]).of("attention").rank_agreement == {}
+        ordered = explain("good bad fine", [3, 2, 1], occlusion=[3, 2, 1])
+        found = evaluate(logistic, [flat, ordered]).of("attention").rank_agreement["occlusion"]
+        assert found.mean == 1
 
 
 class TestRationales:
@@ -263,7 +265,8 @@ class TestRationales:
         assert found.precision.mean == found.recall.mean == found.f1.mean == 0.5  # c d of b c d i
         # b c d overlaps c d e by 2 of 4, which is enough; i and j are apart.
         assert found.iou_f1.mean == pytest.approx(0.5)
-        assert 0.3 < found.auprc.mean < 0.8
+        # Precision 0, 1/2, 2/3, 1/2, 2/7, 2/5 at recall 0, 1/4, 1/2, 1/2, 1/2, 1, by trapezoids.
+        assert found.auprc.mean == pytest.approx(1 / 16 + 7 / 48 + 6 / 35)
 
     def test_as_many_words_are_chosen_as_people_mark_on_average(self) -> None:
         text = "a b c d e f g h i j"
@@ -464,13 +467,39 @@ class TestSummary:
         low, high = -gained.high, -gained.low
         assert f"higher by {-gained.mean:.2f} (95 % interval {low:.2f} to {high:.2f})" in text
 
+    @pytest.mark.parametrize(
+        ("shares", "verdict"),
+        [
+            ([9, 1, 1, 1], "Attention points to words that matter to the decision."),
+            ([1, 1, 9, 1], "less than random ones"),
+        ],
+    )
+    def test_verdict_compares_with_random_words_of_the_same_documents(
+        self, shares: list[float], verdict: str
+    ) -> None:
+        documents = [explain(f"good fine bad y{i}", shares) for i in range(12)]
+        assert verdict in evaluate(logistic, documents).summary()[0]
+
     def test_highlights_no_better_than_chance_are_called_so(self) -> None:
         def constant(texts: list[str]) -> list[list[float]]:
             return [[0.3, 0.7]] * len(texts)
 
-        summary = evaluate(constant, [explain("good x")]).summary()
+        summary = evaluate(constant, [explain("good x")] * 12).summary()
         assert "cannot be told from chance" in summary[0]
         assert "the same" in summary[1]
+
+    def test_few_documents_are_too_few(self) -> None:
+        summary = evaluate(logistic, [explain("good bad x", [9, 1, 1])]).summary()
+        assert summary[0].startswith("1 document is too few to tell")
+        assert "interval" not in " ".join(summary)
+
+    def test_methods_of_others_keep_their_names(self) -> None:
+        documents = [
+            explain(f"good bad x y{i}", [1, 9, 1, 1], lime=[2, -2, 0, 0]) for i in range(9)
+        ]
+        result = evaluate(logistic, documents)
+        assert "Of the methods, lime finds" in " ".join(result.summary())
+        assert "lime" in render_faithfulness(result, Console(width=80, color_system=None))
 
     def test_every_figure_stands_in_the_tables_at_80_columns(self) -> None:
         result = self.result()

@@ -2,7 +2,8 @@ from __future__ import annotations
 
 import json
 import random
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import numpy as np
@@ -11,9 +12,10 @@ import torch
 
 import han
 from han import predictor as module
+from han.attribution import attention_gradient, input_gradient, occlusion
 from han.batching import Batch
 from han.documents import Document
-from han.explanation import Explanation
+from han.explanation import METHODS, Explanation
 from han.predictor import Prediction, Predictor
 from han.tokenization import Tokenizer
 from han.vocabulary import Vocabulary
@@ -253,6 +255,74 @@ class TestExplain:
 
     def test_model_that_was_never_saved_explains(self) -> None:
         assert make_predictor().explain("Soup.").model.sha256 == ""
+
+
+class TestMethods:
+    def test_scores_are_those_of_each_document_alone(self) -> None:
+        predictor, texts = make_predictor(), make_texts(30)
+        network, vocabulary = predictor.bundle.network, predictor.bundle.vocabulary
+        for text, found in zip(texts, predictor.explain(texts, METHODS), strict=True):
+            (words,) = vocabulary.encode([text])
+            alone = Batch.from_arrays(
+                words.tokens.astype(np.int64),
+                words.words_per_sentence.astype(np.int64),
+                np.array([len(words.words_per_sentence)]),
+            )
+            expected = {
+                "attention_gradient": attention_gradient(network, alone)[1],
+                "gradient": input_gradient(network, alone),
+                "occlusion": occlusion(network, words.tokens, words.words_per_sentence),
+            }
+            for method, numbers in expected.items() if found.words else ():
+                for column, label in enumerate(predictor.labels):
+                    close = pytest.approx(numbers.words[:, column].tolist(), abs=1e-5)
+                    assert found.scores(method, label) == close
+                    close = pytest.approx(numbers.sentences[:, column].tolist(), abs=1e-5)
+                    assert found.sentence_scores(method, label) == close
+
+    def test_attention_is_the_same_whatever_else_is_asked_for(self) -> None:
+        predictor = make_predictor()
+        for one, other in zip(
+            predictor.explain(TEXTS), predictor.explain(TEXTS, METHODS), strict=True
+        ):
+            assert one.probabilities == pytest.approx(other.probabilities)
+            assert one.share == pytest.approx(other.share)
+
+    def test_the_callers_mode_does_not_matter(self) -> None:
+        predictor = make_predictor()
+        expected = predictor.explain(TEXTS, METHODS)
+        for mode in (torch.inference_mode(), torch.no_grad(), torch.enable_grad()):
+            with mode:
+                assert predictor.explain(TEXTS, METHODS) == expected
+
+    def test_threads_leave_torchs_switches_alone(self) -> None:
+        predictor = make_predictor()
+        before = (torch.backends.cudnn.enabled, torch.backends.cudnn.deterministic)
+        with ThreadPoolExecutor(4) as threads:
+            found = list(threads.map(lambda _: predictor.explain(TEXTS, METHODS), range(40)))
+        assert all(one == found[0] for one in found)
+        assert (torch.backends.cudnn.enabled, torch.backends.cudnn.deterministic) == before
+
+    @pytest.mark.parametrize("methods", [("lime",), ("attention", "shap"), "occlusion"])
+    def test_what_is_no_method_is_refused(self, methods: Sequence[str]) -> None:
+        with pytest.raises(ValueError, match=r"choose among attention|must be names in a list"):
+            make_predictor().explain(TEXTS, methods)
+
+    def test_variants_of_a_text_keep_its_sentences(self) -> None:
+        predictor = make_predictor()
+        words = predictor.explain(TEXTS[1]).words  # Lovely place . We will come back .
+        kept = np.ones((2, len(words)), bool)
+        kept[1, 3:] = False  # the second sentence
+        found = predictor.masked_probabilities(TEXTS[1], kept)
+        expected = predictor.probabilities([TEXTS[1], "Lovely place."])
+        assert found == pytest.approx(expected, abs=1e-6)
+
+    def test_uniform_probabilities_come_in_the_order_of_the_texts(self) -> None:
+        predictor, texts = make_predictor(), make_texts(20)
+        together = predictor.uniform_probabilities(texts)
+        alone = np.concatenate([predictor.uniform_probabilities([text]) for text in texts])
+        assert together == pytest.approx(alone, abs=1e-6)
+        assert together != pytest.approx(predictor.probabilities(texts), abs=1e-3)
 
 
 class TestExplainDocuments:

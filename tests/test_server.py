@@ -64,7 +64,7 @@ def make_client(
     predictor: Predictor, *, host: str = "127.0.0.1", title: str = "", max_body: int = 1_000_000
 ) -> TestClient:
     jobs = Jobs(predictor, 60)
-    app = create_app(predictor, jobs, host=host, title=title, max_body=max_body)
+    app = create_app(predictor, jobs, hosts=(host,), title=title, max_body=max_body)
     return TestClient(app, ADDRESS)
 
 

@@ -45,7 +45,7 @@ def serve(command: argparse.Namespace) -> None:
             predictor,
             jobs,
             title=printable(_name(Path(command.model).resolve())),
-            host=command.host,
+            hosts=(command.host, address),
             max_body=command.max_body,
             body_seconds=command.timeout,
         )

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Iterable, Mapping, Sequence
 
 import numpy as np
@@ -57,7 +58,7 @@ def evaluate(
             their probabilities (B, C), with the classes in the order of the explanations' labels.
         explanations: Explanations of the documents to score, all by the same methods.
         rationales: By the position of a document in `explanations`, the spans that people marked,
-            in code points.
+            in code points; a document of which no word is marked is not compared.
         others: By another model's name, its explanations of the same documents in the same order.
         each: Called after each document with its position in `explanations` and its own figures by
             method (`DOCUMENT_FIGURES`), as `Explanation.faithfulness` holds them.
@@ -79,6 +80,8 @@ def evaluate(
         raise ValueError(f"`bins` must be above 0 and at most 1, got {tuple(bins)}.")
     if random_rankings < 1 or resamples < 1:
         raise ValueError("`random_rankings` and `resamples` must be at least 1.")
+    if seed < 0:
+        raise ValueError(f"`seed` must be at least 0, got {seed}.")
     generator = np.random.default_rng(seed)
     table = Table(resamples, seed)
     scored: list[Explanation] = []
@@ -99,7 +102,9 @@ def evaluate(
         score_removal(table, document, rankings, bins)
         score_agreement(table, rankings)
         if rationales and position in rationales:
-            marked.append((mark_words(explanation, rationales[position]), rankings))
+            marks = mark_words(explanation, rationales[position])
+            if marks.any():
+                marked.append((marks, rankings))
         if each is not None:
             methods = (*explanation.methods, RANDOM)
             each(
@@ -154,7 +159,7 @@ def _figures(
         else {
             other: estimate(method, f"tau {other}")
             for other in methods
-            if other not in (method, RANDOM)
+            if other not in (method, RANDOM) and table.defined(method, f"tau {other}")
         },
         rationales=RationaleAgreement(
             num_marked,
@@ -162,6 +167,7 @@ def _figures(
         )
         if num_marked
         else None,
+        gain=None if method == RANDOM else table.gain(method, "aopc_comprehensiveness"),
     )
 
 
@@ -197,7 +203,7 @@ def _divergence(
     table: Table,
 ) -> Divergence:
     """Compare the attention of two models on the same words."""
-    from scipy.spatial.distance import jensenshannon
+    from scipy.special import rel_entr
 
     others = list(other)
     divergences, same = [], []
@@ -209,6 +215,10 @@ def _divergence(
                 f"{name}: its explanation of {explanation.id!r} is of other words; compare models "
                 "that find the same words in a text, on the same documents."
             )
-        divergences.append(float(jensenshannon(explanation.share, pair.share, base=2)) ** 2)
+        one, two = np.array(explanation.share), np.array(pair.share)
+        one, two = one / one.sum(), two / two.sum()
+        middle = (one + two) / 2
+        nats = (rel_entr(one, middle).sum() + rel_entr(two, middle).sum()) / 2
+        divergences.append(max(0.0, float(nats) / math.log(2)))  # rounding can make it negative
         same.append(explanation.predicted == pair.predicted)
     return Divergence(name, table.interval(np.array(divergences)), sum(same) / len(same))

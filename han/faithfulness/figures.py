@@ -29,8 +29,9 @@ class Estimate:
 
     Args:
         mean: The mean.
-        low: The lower end of the interval.
-        high: The upper end of the interval.
+        low: The lower end of the interval; the mean itself where one document was scored, which
+            tells nothing of others.
+        high: The upper end of the interval; likewise.
     """
 
     mean: float
@@ -70,13 +71,16 @@ class MethodFigures:
         sufficiency: For each bin, p of the predicted class minus p with the top words alone.
         aopc_comprehensiveness: The mean over the bins; more is better.
         aopc_sufficiency: The mean over the bins; less is better.
-        over_random: `aopc_comprehensiveness` over that of the random rankings.
+        over_random: `aopc_comprehensiveness` over that of the random rankings; None where that may
+            be zero.
         word_flip: The smallest part of the words whose removal, in rank order, changes the label;
             1 where none does. Less is better.
         sentence_flip: The same of sentences.
         flipped: The part of the documents whose label some removal of words changes.
-        rank_agreement: Kendall's tau-b with each other method, of the absolute figures.
+        rank_agreement: Kendall's tau-b with each other method, of the absolute figures; a method
+            is missing where no document has an order to compare.
         rationales: The agreement with what people marked, where that is known.
+        gain: `aopc_comprehensiveness` less that of the random rankings of the same documents.
     """
 
     method: str
@@ -90,6 +94,7 @@ class MethodFigures:
     flipped: float
     rank_agreement: Mapping[str, Estimate] = field(default_factory=dict, hash=False)
     rationales: RationaleAgreement | None = None
+    gain: Estimate | None = None
 
 
 @dataclass(frozen=True, slots=True)

@@ -110,11 +110,16 @@ class Table:
         return self.interval(self.column(method, figure))
 
     def interval(self, values: npt.NDArray[np.float64]) -> Estimate:
-        """Return the mean of documents' figures, and its interval; 0 where none is defined."""
-        values = values[~np.isnan(values)]
-        if len(values) == 0:
-            return Estimate(0.0, 0.0, 0.0)
-        return self._bootstrap((values,), np.mean)
+        """Return the mean of documents' figures, of which one at least is defined."""
+        return self._bootstrap((values[~np.isnan(values)],), np.mean)
+
+    def defined(self, method: str, figure: str) -> bool:
+        """Return whether a figure is defined for any document."""
+        return not np.isnan(self.column(method, figure)).all()
+
+    def gain(self, method: str, figure: str) -> Estimate:
+        """Return the mean of a figure's difference from the random rankings, by document."""
+        return self.interval(self.column(method, figure) - self.column(RANDOM, figure))
 
     def ratio(self, method: str, figure: str) -> Estimate | None:
         """Return the ratio of a figure's mean to the random rankings', if that is above zero."""

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import math
 import re
 from collections.abc import Sequence
 
@@ -83,18 +82,15 @@ def score_rationales(table: Table, documents: Sequence[tuple[Marks, Sequence[Ran
         for ranking in rankings:
             chosen = ranking.place < count
             both = int((chosen & marked).sum())
-            precision, recall = both / count, both / marked.sum() if marked.any() else math.nan
-            auprc = math.nan
-            if marked.any():
-                precisions, recalls, _ = precision_recall_curve(marked, ranking.words)
-                auprc = float(auc(recalls, precisions))
+            precision, recall = both / count, both / int(marked.sum())
+            precisions, recalls, _ = precision_recall_curve(marked, ranking.words)
             figures.append(
                 {
                     "precision": precision,
-                    "recall": float(recall),
+                    "recall": recall,
                     "f1": 2 * both / (count + int(marked.sum())),
                     "iou_f1": _iou_f1(_runs(chosen), _runs(marked)),
-                    "auprc": auprc,
+                    "auprc": float(auc(recalls, precisions)),
                 }
             )
         for method, rows in by_method(rankings).items():

@@ -4,8 +4,11 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 
-from han.explanation import METHOD_NAMES
+from han.explanation import method_name
 from han.faithfulness.figures import RANDOM, Estimate, Faithfulness, MethodFigures
+
+FEWEST = 10
+"""How many documents a judgement must rest on."""
 
 
 def summarize(result: Faithfulness) -> Iterator[str]:
@@ -31,7 +34,7 @@ def summarize(result: Faithfulness) -> Iterator[str]:
     best = max(result.methods, key=lambda figures: figures.aopc_comprehensiveness.mean)
     if best.method not in ("attention", RANDOM):
         yield (
-            f"Of the methods, {METHOD_NAMES[best.method]} finds the words that matter best: over "
+            f"Of the methods, {method_name(best.method)} finds the words that matter best: over "
             f"all parts they lower the probability by {_over_random(best)}, those of attention by "
             f"{_over_random(attention)}."
         )
@@ -66,10 +69,19 @@ def summarize(result: Faithfulness) -> Iterator[str]:
 
 def _verdict(result: Faithfulness) -> str:
     """Say how far the highlights of attention can be trusted."""
-    attention = result.of("attention").aopc_comprehensiveness
-    random = result.of(RANDOM).aopc_comprehensiveness
+    if result.documents < FEWEST:
+        documents = (
+            "1 document is" if result.documents == 1 else f"{result.documents} documents are"
+        )
+        return f"{documents} too few to tell how far the highlights can be trusted."
+    attention, gain = result.of("attention").aopc_comprehensiveness, result.of("attention").gain
     best = max(figures.aopc_comprehensiveness.mean for figures in result.methods)
-    if attention.low <= random.high:
+    if gain is not None and gain.high < 0:
+        return (
+            "Attention points to words that matter less than random ones: it is no guide to what "
+            "the decision rests on."
+        )
+    if gain is None or gain.low <= 0:
         return (
             "As a guide to the words that the decision rests on, attention cannot be told from "
             "chance here."
@@ -83,6 +95,8 @@ def _verdict(result: Faithfulness) -> str:
 
 
 def _with_interval(estimate: Estimate) -> str:
+    if estimate.low == estimate.high:
+        return f"{estimate.mean:.2f}"
     return f"{estimate.mean:.2f} (95 % interval {estimate.low:.2f} to {estimate.high:.2f})"
 
 
@@ -90,7 +104,7 @@ def _change(lost: Estimate, *, with_interval: bool = False) -> str:
     """Say how a probability has changed that has lost so much."""
     sign = 1 if lost.mean > 0 else -1
     change = f"{'lower' if sign > 0 else 'higher'} by {abs(lost.mean):.2f}"
-    if with_interval:
+    if with_interval and lost.low < lost.high:
         low, high = sorted((sign * lost.low, sign * lost.high))
         return f"{change} (95 % interval {low:.2f} to {high:.2f})"
     return change if abs(lost.mean) >= 0.005 else "the same"

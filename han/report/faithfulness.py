@@ -6,7 +6,7 @@ from rich.console import Console
 from rich.table import Table
 from rich.text import Text
 
-from han.explanation import METHOD_NAMES
+from han.explanation import method_name
 from han.faithfulness import RANDOM, Estimate, Faithfulness, MethodFigures
 
 
@@ -43,7 +43,7 @@ def render_faithfulness(result: Faithfulness, console: Console) -> str:
 
 
 def _name(figures: MethodFigures) -> str:
-    return "random (mean)" if figures.method == RANDOM else METHOD_NAMES[figures.method]
+    return "random (mean)" if figures.method == RANDOM else method_name(figures.method)
 
 
 def _table(title: str, *columns: str) -> Table:
@@ -81,7 +81,9 @@ def _agreement_table(result: Faithfulness) -> Table:
     table = _table("Do the methods rank words alike? (Kendall's tau-b)", *map(_name, methods))
     for figures in methods:
         cells = [
-            "" if other is figures else f"{figures.rank_agreement[other.method].mean:.2f}"
+            f"{figures.rank_agreement[other.method].mean:.2f}"
+            if other.method in figures.rank_agreement
+            else ""
             for other in methods
         ]
         table.add_row(_name(figures), *cells)
@@ -100,5 +102,7 @@ def _rationale_table(result: Faithfulness) -> Table:
 
 
 def _estimate(estimate: Estimate) -> Text:
-    interval = (f"\n{estimate.low:.2f} to {estimate.high:.2f}", "dim")
-    return Text.assemble(f"{estimate.mean:.2f}", interval)
+    text = Text(f"{estimate.mean:.2f}")
+    if estimate.low < estimate.high:
+        text.append(f"\n{estimate.low:.2f} to {estimate.high:.2f}", "dim")
+    return text

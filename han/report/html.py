@@ -18,7 +18,7 @@ import numpy.typing as npt
 from jinja2 import Environment, FileSystemLoader
 from markupsafe import Markup
 
-from han.explanation import METHOD_NAMES, STEPS, Explanation
+from han.explanation import STEPS, Explanation, method_name
 from han.faithfulness import Faithfulness
 from han.overview import OverviewBuilder
 from han.report.layout import (
@@ -170,7 +170,7 @@ def render_notebook(
             blocks=arrange(explanation, method, label),
             verdict=verdict(explanation),
             method=method,
-            method_name=METHOD_NAMES.get(method, method),
+            method_name=method_name(method),
             label=explanation.predicted if label is None else label,
             figure=lambda score: figure(method, score).replace("-", "\N{MINUS SIGN}"),
             box=_box,

@@ -8,7 +8,7 @@ from collections.abc import Iterable, Iterator
 from functools import cache
 from itertools import groupby, pairwise
 
-from han.explanation import METHOD_NAMES, Explanation
+from han.explanation import Explanation, method_name
 from han.report.layout import (
     AGAINST,
     FOR,
@@ -209,7 +209,7 @@ def _document(explanation: Explanation, method: str, label: str | None) -> str:
     if method != "attention":
         name = _broken(explanation.predicted if label is None else label)
         lines.append(
-            rf"{{\footnotesize {_tex(METHOD_NAMES.get(method, method))}: \hanfor{{6}}{{orange}} "
+            rf"{{\footnotesize {_tex(method_name(method))}: \hanfor{{6}}{{orange}} "
             rf"speaks for {name}, \hanagainst{{6}}{{blue}} against it\par}}\smallskip"
         )
     if explanation.empty:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import re
 from collections.abc import Iterable, Iterator
 
-from han.explanation import METHOD_NAMES, Explanation
+from han.explanation import Explanation, method_name
 from han.report.layout import (
     IMPORTANT,
     SYMBOLS,
@@ -71,7 +71,7 @@ def _lines(explanation: Explanation, level: str, method: str, label: str | None)
     yield f"\nProbabilities: {_escape(', '.join(odds(explanation)))}\n"
     if method != "attention":
         name = _escape(explanation.predicted if label is None else label)
-        said = f"{_escape(METHOD_NAMES.get(method, method))}: + speaks for {name}, - against it.\n"
+        said = f"{_escape(method_name(method))}: + speaks for {name}, - against it.\n"
         yield f"Figures by {said}"
     if explanation.empty:
         yield "*No words: the class comes from the classifier's bias alone.*"

@@ -7,7 +7,7 @@ from rich.console import Console
 from rich.table import Table
 from rich.text import Text
 
-from han.explanation import METHOD_NAMES, METHODS
+from han.explanation import METHODS, method_name
 from han.overview import ClassWord, ClassWords, Example, Overview, Positions
 from han.report.layout import percent, short
 from han.report.terminal import VISIBLE, plain_console
@@ -126,7 +126,7 @@ def _places(positions: Positions) -> Table:
 def _closing(overview: Overview) -> str:
     closing = (
         f"{overview.documents:,} document{'s' * (overview.documents != 1)}. Words by "
-        f"{METHOD_NAMES[overview.method]}; those that few documents have stand further down."
+        f"{method_name(overview.method)}; those that few documents have stand further down."
     )
     if (calibration := overview.calibration) is not None:
         closing += (

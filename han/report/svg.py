@@ -10,7 +10,7 @@ from functools import cache
 from itertools import groupby
 from xml.sax.saxutils import escape
 
-from han.explanation import METHOD_NAMES, Explanation
+from han.explanation import Explanation, method_name
 from han.report.layout import (
     AGAINST,
     FOR,
@@ -205,7 +205,7 @@ def _legend(parts: list[str], y: float, method: str, label: str) -> None:
     else:
         label = _shortened(label, _SMALL, _WIDTH / 5)
         before, after, first = (
-            f"{METHOD_NAMES.get(method, method)}: against {label}",
+            f"{method_name(method)}: against {label}",
             f"for {label}",
             -8,
         )

@@ -11,7 +11,7 @@ from rich.console import Console
 from rich.table import Table
 from rich.text import Text
 
-from han.explanation import METHOD_NAMES, Explanation
+from han.explanation import Explanation, method_name
 from han.report.layout import (
     AGAINST,
     FOR,
@@ -118,7 +118,7 @@ def _legend(explanation: Explanation, method: str, label: str | None, *, coloure
     label = (explanation.predicted if label is None else label).translate(VISIBLE)
     marks = (("orange", FOR), ("blue", AGAINST)) if coloured else (("+", ""), ("-", ""))
     return Text.assemble(
-        f"{METHOD_NAMES.get(method, method).translate(VISIBLE)}: ",
+        f"{method_name(method).translate(VISIBLE)}: ",
         marks[0],
         f" speaks for {label}, ",
         marks[1],

@@ -67,7 +67,7 @@ def create_app(
     jobs: Jobs,
     *,
     title: str = "han",
-    host: str = "127.0.0.1",
+    hosts: Iterable[str] = (),
     max_body: int = 1_000_000,
     body_seconds: float = 10.0,
 ) -> ASGIApp:
@@ -79,7 +79,7 @@ def create_app(
         predictor: The model.
         jobs: What runs it.
         title: What the page calls it.
-        host: The address or name that the server listens on.
+        hosts: The addresses and names that the server listens on, besides those of the loopback.
         max_body: The longest body of a request, in bytes.
         body_seconds: How long a body may take to come.
     """
@@ -98,7 +98,7 @@ def create_app(
         exception_handlers={HTTPException: _refused, Exception: _failed},
     )
     app.router.redirect_slashes = False
-    return _Guard(app, LOOPBACK | {host.lower()})
+    return _Guard(app, LOOPBACK | {host.lower() for host in hosts})
 
 
 class _Api:
@@ -222,6 +222,14 @@ def _failed(_: Request, __: Exception) -> Response:
     return _error(500, "This is a fault of the server; its terminal says more.")
 
 
+def _is_unspecified(host: str) -> bool:
+    """Say whether a host is the address that stands for all of the machine's."""
+    try:
+        return ip_address(host).is_unspecified
+    except ValueError:
+        return False
+
+
 class _Guard:
     """Answers this machine's own page and programs, but no other site's page.
 
@@ -232,7 +240,7 @@ class _Guard:
     def __init__(self, app: ASGIApp, hosts: frozenset[str]) -> None:
         self._app = app
         self._hosts = hosts
-        self._any_address = bool(hosts & {"0.0.0.0", "::"})
+        self._any_address = any(map(_is_unspecified, hosts))
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         """Answer one request."""

@@ -36,8 +36,10 @@ class Jobs:
         self._threads = ThreadPoolExecutor(THREADS, "han-serve")
         self._open: dict[Future[bytes], threading.Event] = {}
         self._here = threading.local()
-        for module in predictor.bundle.network.modules():
+        self._hooks = [
             module.register_forward_pre_hook(lambda *_: self._check())
+            for module in predictor.bundle.network.modules()
+        ]
 
     async def run(
         self, work: Callable[[], bytes], gone: Callable[[], Awaitable[object]]
@@ -89,7 +91,10 @@ class Jobs:
         for unwanted in jobs.values():
             unwanted.set()
         self._threads.shutdown(wait=False, cancel_futures=True)
-        return not wait(jobs, timeout=seconds).not_done
+        ended = not wait(jobs, timeout=seconds).not_done
+        for hook in self._hooks:
+            hook.remove()
+        return ended
 
     def _work(self, work: Callable[[], bytes], unwanted: threading.Event) -> bytes:
         self._here.unwanted = unwanted
