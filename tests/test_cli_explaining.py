@@ -3,17 +3,13 @@ from __future__ import annotations
 import json
 from pathlib import Path
 
+import numpy as np
 import pytest
 
-from han.cli.explaining import (
-    LONGEST_SCORED,
-    PAGE_SAMPLE,
-    SCORED_CHARACTERS,
-    _affordable,
-    sample,
-)
+from han.cli.explaining import PAGE_SAMPLE, RANKINGS, affordable, sample, scoring_cost
 from han.documents import Document
 from han.explanation import METHODS, Explanation
+from han.predictor import Predictor
 from tests.commands import ROWS, Place
 from tests.tiny import make_bundle, save_model
 
@@ -128,15 +124,29 @@ class TestPage:
 
 
 class TestAffordable:
-    def test_long_documents_make_the_sample_smaller_and_very_long_ones_are_left_out(self) -> None:
-        short = [Document(str(i), "x" * 100) for i in range(300)]
-        assert len(_affordable(short)) == PAGE_SAMPLE
-        assert _affordable(short[:3]) == [0, 1, 2]
-        long = [Document(str(i), "x" * LONGEST_SCORED) for i in range(300)]
-        assert len(_affordable(long)) == SCORED_CHARACTERS // LONGEST_SCORED
-        very_long = Document("v", "x" * (LONGEST_SCORED + 1))
-        assert _affordable([very_long]) == _affordable([Document("e", "")]) == []
-        assert _affordable([very_long, *short[:2]]) == [1, 2]
+    def test_documents_of_the_usual_length_are_all_afforded(self) -> None:
+        predictor = Predictor(make_bundle())
+        reviews = [Document(str(i), "The soup was cold. " * 20) for i in range(300)]
+        assert len(affordable(predictor, reviews)) == PAGE_SAMPLE
+        assert affordable(predictor, reviews[:12]) == list(range(12))
+
+    def test_too_few_to_judge_by_are_not_scored(self) -> None:
+        predictor = Predictor(make_bundle())
+        assert affordable(predictor, [Document("0", "The soup was cold.")] * 9) == []
+        assert affordable(predictor, [Document("0", "")] * 12) == []
+
+    @pytest.mark.parametrize(
+        "text", ["soup " * 9000, "汤" * 9000, "Soup. " * 9000], ids=["one sentence", "Han", "many"]
+    )
+    def test_what_would_take_minutes_is_left_out(self, text: str) -> None:
+        predictor = Predictor(make_bundle())
+        short = [Document(str(i), "The soup was cold.") for i in range(10)]
+        assert affordable(predictor, [Document("long", text), *short]) == list(range(1, 11))
+
+    def test_cost_counts_what_is_read(self) -> None:
+        # 2 x 2 + 3 x 3 for occlusion within sentences, 5 x 2 over them; 5 steps of each ranking.
+        assert scoring_cost(np.array([2, 3], np.int32)) == 13 + 10 + RANKINGS * 5 * (3 + 2)
+        assert scoring_cost(np.array([], np.int32)) == 0
 
 
 class TestFaithfulness:
@@ -193,7 +203,8 @@ class TestFaithfulness:
         [
             (["--documents=0"], "`--documents` must be at least 1"),
             (["--output=o.html"], "the figures are written as .json"),
-            (["--rationale_column=marks"], "no column 'marks'"),
+            (["--rationale_column=marks"], "set `--rationale_column` to one of them"),
+            (["--seed=-1"], "`--seed` must be at least 0"),
             (["--compare=missing"], "missing"),
         ],
     )

@@ -133,7 +133,10 @@ def _parser() -> argparse.ArgumentParser:
         help="classify texts with a trained model",
         description="Classify texts: one result a document, in the order of the input.",
     )
-    _add_input(classify)
+    _add_input(classify, "; the accuracy is then reported")
+    classify.add_argument(
+        "--keep_columns", default="", metavar="A,B", help="further columns to write beside the id"
+    )
     classify.add_argument(
         "--output",
         metavar="FILE",
@@ -171,7 +174,7 @@ def _parser() -> argparse.ArgumentParser:
         type=int,
         metavar="N",
         help="score the highlights on N documents drawn at random, for a page or records (default "
-        "for a page: 200, fewer if they are long)",
+        "for a page: up to 200, as many as take some seconds)",
     )
     explain.set_defaults(run=_later("explaining", "explain"))
 
@@ -292,7 +295,7 @@ def _add_method(parser: argparse.ArgumentParser, default: str) -> None:
     )
 
 
-def _add_input(parser: argparse.ArgumentParser) -> None:
+def _add_input(parser: argparse.ArgumentParser, why_label: str = "") -> None:
     parser.add_argument("model", metavar="MODEL", help=MODEL_HELP)
     parser.add_argument(
         "input",
@@ -305,7 +308,7 @@ def _add_input(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--label_column",
         default="label",
-        help="column of the true class, if any; the accuracy is then reported (%(default)s)",
+        help=f"column of the true class, if any{why_label} (%(default)s)",
     )
     parser.add_argument(
         "--id_column", default="id", help="column that names a document, if any (%(default)s)"
@@ -315,9 +318,6 @@ def _add_input(parser: argparse.ArgumentParser) -> None:
     )
     parser.add_argument(
         "--split", choices=("train", "validation", "test"), help="read only this split's documents"
-    )
-    parser.add_argument(
-        "--keep_columns", default="", metavar="A,B", help="further columns to write beside the id"
     )
     parser.add_argument("--encoding", default="utf-8", help="of text files (%(default)s)")
     parser.add_argument(

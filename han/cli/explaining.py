@@ -12,11 +12,15 @@ from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, TypeVar
 
+import numpy as np
+import numpy.typing as npt
+
 from han.atomic import atomic_file
 from han.cli import ALL_METHODS
 from han.cli.reading import Input, check_label, check_target, load, with_progress
 from han.documents import Document
 from han.explanation import METHODS
+from han.faithfulness.removal import FLIP_STEPS
 
 if TYPE_CHECKING:
     from han.explanation import Explanation, Span
@@ -27,7 +31,9 @@ Item = TypeVar("Item")
 
 PAGE_METHODS = ("attention", "attention_gradient")  # what a page shows unless asked
 PAGE_SAMPLE = 200  # documents on which a page's highlights are scored unless asked
-SCORED_CHARACTERS, LONGEST_SCORED = 1_000_000, 50_000  # of all of them; of one
+AFFORDED_WORDS = 60_000_000  # read to score them all, about half a minute's work for one thread
+AFFORDED_CHARACTERS = 100_000  # of one of them
+RANKINGS = 8  # of a document: by the methods of a page, occlusion, and random
 
 
 def explain(command: argparse.Namespace) -> None:
@@ -52,7 +58,7 @@ def explain(command: argparse.Namespace) -> None:
     if command.faithfulness or suffix == ".html":
         documents = list(documents)  # read more than once
         if command.faithfulness is None:
-            scored = _affordable(documents)
+            scored = affordable(predictor, documents)
         else:
             scored = sample(range(len(documents)), command.faithfulness)
     explanations, figures = explain_and_score(predictor, documents, methods, scored)
@@ -86,13 +92,15 @@ def faithfulness(command: argparse.Namespace) -> None:
 
     if command.documents < 1:
         raise ValueError(f"`--documents` must be at least 1, got {command.documents}.")
+    if command.seed < 0:
+        raise ValueError(f"`--seed` must be at least 0, got {command.seed}.")
     if command.output:
         if Path(command.output).suffix.lower() != ".json":
             raise ValueError(f"{command.output}: the figures are written as .json; name it so.")
         check_target(command)
     methods = _methods(command.method) or METHODS
     column = command.rationale_column
-    source = Input(command, (column,) if column else ())
+    source = Input(command, (column,) if column else (), "rationale_column")
     predictor = load(command.model)
     documents = sample(source, command.documents, command.seed)
     rationales: dict[int, tuple[Span, ...]] = {}
@@ -176,16 +184,49 @@ def explain_and_score(
     return with_own, figures
 
 
-def _affordable(documents: Sequence[Document]) -> list[int]:
-    """Return the positions of documents that are scored without being asked for, in some seconds.
+def affordable(predictor: Predictor, documents: Sequence[Document]) -> list[int]:
+    """Return the positions of documents that can be scored in some seconds, drawn at random.
 
-    They are drawn at random, fewer where they are long; very long ones are left out.
+    There are at most `PAGE_SAMPLE`, fewer where they are long, and none where they would be too few
+    to judge by.
+
+    Args:
+        predictor: The model.
+        documents: The documents.
     """
-    short = [i for i, document in enumerate(documents) if len(document.text) <= LONGEST_SCORED]
-    characters = sum(len(documents[i].text) for i in short)
-    if not characters:
-        return []
-    return sample(short, min(PAGE_SAMPLE, max(1, SCORED_CHARACTERS * len(short) // characters)))
+    from han.faithfulness.summary import FEWEST
+
+    order = list(range(len(documents)))
+    random.Random(0).shuffle(order)
+    chosen: list[int] = []
+    left = AFFORDED_WORDS
+    for position in order[: 10 * PAGE_SAMPLE]:
+        text = documents[position].text
+        if len(text) > AFFORDED_CHARACTERS:
+            continue
+        (words,) = predictor.bundle.vocabulary.encode([text])
+        cost = scoring_cost(words.words_per_sentence)
+        if 0 < cost <= min(left, AFFORDED_WORDS // FEWEST):
+            chosen.append(position)
+            left -= cost
+        if len(chosen) == PAGE_SAMPLE:
+            break
+    return sorted(chosen) if len(chosen) >= FEWEST else []
+
+
+def scoring_cost(words_per_sentence: npt.NDArray[np.int32]) -> int:
+    """Estimate how many words and sentences the network reads to score one document.
+
+    Occlusion reads a sentence once for each of its words, and the sentences' vectors once for each
+    word. Until the label changes, each ranking reads one sentence and the vectors for each word
+    that it takes away.
+    """
+    lengths = words_per_sentence.astype(np.int64)
+    if not len(lengths):
+        return 0
+    num_words, num_sentences = int(lengths.sum()), len(lengths)
+    flips = RANKINGS * min(num_words, FLIP_STEPS) * (int(lengths.max()) + num_sentences)
+    return int((lengths**2).sum()) + num_words * num_sentences + flips
 
 
 def _check_sample(asked: int | None, suffix: str) -> None:

@@ -22,7 +22,7 @@ if TYPE_CHECKING:
 Item = TypeVar("Item")
 
 # What messages of `read_documents` call its arguments; here they are options.
-_OPTION = re.compile(r"`((?:text|label|id|split)_column|keep_columns|encoding|on_bad_row)`")
+_OPTION = re.compile(r"`((?:\w+)_column|keep_columns|encoding|on_bad_row)`")
 
 
 def classify(command: argparse.Namespace) -> None:
@@ -58,6 +58,7 @@ class Input:
     Args:
         command: The parsed command line.
         columns: Names of the columns to keep.
+        option: The option that named them.
 
     Attributes:
         title: What to call the documents.
@@ -67,7 +68,13 @@ class Input:
         ValueError: The input is a text, and options ask for what only a file has.
     """
 
-    def __init__(self, command: argparse.Namespace, columns: tuple[str, ...] = ()) -> None:
+    def __init__(
+        self,
+        command: argparse.Namespace,
+        columns: tuple[str, ...] = (),
+        option: str = "keep_columns",
+    ) -> None:
+        self._option = option
         self._skipped: Counter[str] = Counter()
         self._split = command.split
         self._source = source = command.input
@@ -89,7 +96,7 @@ class Input:
         elif command.split or columns:
             raise ValueError(
                 f"There is no file or folder {source[:60]!r}, so that it is taken for the text "
-                "itself, which has no `--split` and no `--keep_columns`."
+                f"itself, which has no `--split` and no `--{option}`."
             )
         else:
             self.title = "Explanation"
@@ -104,7 +111,8 @@ class Input:
                 if self._split in (None, document.split):
                     yield document
         except ValueError as error:
-            raise ValueError(_OPTION.sub(r"`--\1`", str(error))) from error
+            message = str(error).replace("`keep_columns`", f"`{self._option}`")
+            raise ValueError(_OPTION.sub(r"`--\1`", message)) from error
         if self._split not in (None, *splits):
             there = ", ".join(split or "no split" for split in splits)
             raise ValueError(
