@@ -27,7 +27,10 @@ def atomic_file(path: str | Path, mode: Literal["w", "wb"] = "w") -> Iterator[IO
     """
     path = Path(path)
     path.parent.mkdir(parents=True, exist_ok=True)
-    descriptor, name = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.")
+    try:
+        descriptor, name = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.")
+    except OSError as error:  # of a name that nobody has given
+        raise type(error)(error.errno, error.strerror, str(path)) from error
     text: dict[str, str] = {} if mode == "wb" else {"encoding": "utf-8", "newline": ""}
     try:
         with open(descriptor, mode, **text) as file:  # type: ignore[call-overload]

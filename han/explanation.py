@@ -254,6 +254,11 @@ class Explanation:
                 f"in {len(words_per_sentence)} sentences do not fit each other."
             )
         probabilities = np.asarray(probabilities, dtype=np.float64).reshape(-1)
+        if len(probabilities) != len(labels):
+            raise ValueError(
+                f"Explanation of {id!r}: {len(probabilities)} `probabilities` for {len(labels)} "
+                "`labels`; give one for each."
+            )
         shares = word_attention * np.repeat(sentence_attention, words_per_sentence)
         shape = (num_words, len(labels))
         words = [
@@ -590,10 +595,13 @@ def _check_spans(name: str, spans: Iterable[Span], start: int, end: int) -> None
         at = last
 
 
+LARGEST = 1.000001  # of what is 1 up to rounding
+
+
 def _check_numbers(name: str, numbers: Iterable[float]) -> None:
     for number in numbers:
-        if not 0 <= number < math.inf:
-            raise ValueError(f"{name} must be finite and not negative, got {number}.")
+        if not 0 <= number <= LARGEST:
+            raise ValueError(f"{name} must be finite, not negative and at most 1, got {number}.")
 
 
 def _sentence_from_dict(record: object, name: str) -> Sentence:

@@ -179,9 +179,9 @@ class TestExplanation:
         with pytest.raises(ValueError, match="`predicted` is 'c'"):
             Explanation("1", "", ("a", "b"), (0.5, 0.5), "c", (), MODEL)
 
-    @pytest.mark.parametrize("weight", [-0.1, float("nan"), float("inf")])
+    @pytest.mark.parametrize("weight", [-0.1, 1.1, float("nan"), float("inf")])
     def test_weights_must_be_finite_and_not_negative(self, weight: float) -> None:
-        with pytest.raises(ValueError, match="finite and not negative"):
+        with pytest.raises(ValueError, match="finite, not negative and at most 1"):
             make_explanation(word_attention=[weight, 0.5, 0.5, 1.0, 0.0, 0.0])
 
     @pytest.mark.parametrize(

@@ -3,9 +3,11 @@ from __future__ import annotations
 import json
 import math
 from collections.abc import Sequence
+from typing import Any
 
 import numpy as np
 import pytest
+import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from rich.console import Console
@@ -432,11 +434,36 @@ class TestRefusals:
             evaluate(logistic, [explain("good x")], bins=bins)
 
     @pytest.mark.parametrize(
-        "found", [[0.5], [[0.5]], [[0.5, math.nan]], [[0.2, 0.3, 0.5]], [[0.5, 0.5]] * 7]
+        "found",
+        [
+            *([0.5], [[0.5]], [[0.2, 0.3, 0.5]], [[0.5, 0.5]] * 7),
+            *([[0.5, math.nan]], [[-3.0, 4.0]], ["good"], torch.ones(1, 2, requires_grad=True)),
+        ],
+        ids=repr,
     )
     def test_what_is_no_probability_of_each_class(self, found: object) -> None:
-        with pytest.raises(ValueError, match=r"d: the classifier must return finite probabilities"):
+        with pytest.raises(ValueError, match=r"d: the classifier must return"):
             evaluate(lambda texts: found, [explain("good x")])  # type: ignore[arg-type, return-value]
+
+    @pytest.mark.parametrize(
+        ("options", "message"),
+        [
+            ({"rationales": {1: ((0, 1),)}}, "has one of document 1; there are 1"),
+            ({"rationales": {0: ((3, 99),)}}, r"d: the rationale has the span \[3, 99\)"),
+            ({"others": {"x": []}}, "x: 0 explanations of 1 documents"),
+            ({"others": {"x": [explain("good x")] * 2}}, "x: 2 explanations of 1 documents"),
+            ({"seed": -1}, "`seed` must be at least 0"),
+        ],
+    )
+    def test_what_does_not_fit_the_documents(self, options: dict[str, Any], message: str) -> None:
+        with pytest.raises(ValueError, match=message):
+            evaluate(logistic, [explain("good x")], **options)
+
+    def test_models_of_other_classes(self) -> None:
+        other = Predictor(make_bundle(labels=("a", "b"))).explain(TEXTS)
+        predictor = Predictor(make_bundle())
+        with pytest.raises(ValueError, match=r"x: it knows the classes \['a', 'b'\]"):
+            evaluate(predictor, predictor.explain(TEXTS), others={"x": other})
 
 
 class TestSummary:

@@ -21,7 +21,7 @@ from torchmetrics.functional.classification import multiclass_calibration_error
 from han.datamodule import bundled_corpus
 from han.explanation import Explanation
 from han.overview import ClassWord, Example, Overview, OverviewBuilder, building, summarize
-from han.overview.words import PRIOR_DOCUMENTS
+from han.overview.words import LEAST_PART, PRIOR_DOCUMENTS
 from han.predictor import Predictor
 from tests.test_explanation import MODEL, explanations, make_empty, make_explanation
 from tests.tiny import make_bundle
@@ -125,8 +125,9 @@ def assert_as_by_hand(
             if label == one.label and count >= min_count
         }
         listed = [word.word for word in one.words]
-        surely = {name for name, weight in expected.items() if weight > 1e-5}
-        assert surely <= set(listed) <= {name for name, w in expected.items() if w > -1e-5}
+        least = max(0.0, LEAST_PART * max(expected.values(), default=0.0))
+        surely = {name for name, weight in expected.items() if weight > least + 1e-5}
+        assert surely <= set(listed) <= {name for name, w in expected.items() if w > least - 1e-5}
         assert [word.weight for word in one.words] == sorted(
             (word.weight for word in one.words), reverse=True
         )
@@ -297,7 +298,7 @@ class TestExamples:
                 for example, (_, id, start) in zip(word.examples, expected, strict=True):
                     assert texts[id].startswith(example.word, start)
                     compared += 1
-        assert compared > 200
+        assert compared > 150
 
     def example(self, text: str, word: str) -> Example:
         """Return the example of `word` in a document of one sentence, the whole text."""
@@ -534,12 +535,12 @@ class TestCalibration:
         [only] = calibration.bins
         assert (only.low, only.high, only.documents) == (low, high, 1)
 
-    def test_a_true_class_that_the_model_does_not_know_is_wrong(self) -> None:
+    def test_a_true_class_that_the_model_does_not_know_is_left_out(self) -> None:
         documents = [make_empty(true="pos"), make_empty(true="mixed")]
         calibration = summarize(documents).calibration
         assert calibration is not None
-        assert calibration.bins[0].accuracy == 0.5
-        assert calibration.expected_error == pytest.approx(0.4)
+        assert calibration.documents == 1
+        assert calibration.bins[0].accuracy == 1
 
     def test_documents_without_a_true_class_are_left_out(self) -> None:
         assert summarize([make_empty(true=None)]).calibration is None

@@ -243,8 +243,8 @@ def _methods(names: str | None) -> tuple[str, ...]:
     """Return the methods that the command line names, in its order."""
     from han.predictor import check_methods
 
-    if names == ALL_METHODS:
-        return METHODS
     methods = tuple(name.strip() for name in (names or "").split(",") if name.strip())
+    if ALL_METHODS in methods:
+        return METHODS
     check_methods(methods)
     return methods

@@ -87,7 +87,9 @@ def evaluate(
     scored: list[Explanation] = []
     positions: list[int] = []
     marked: list[tuple[Marks, list[Ranking]]] = []
+    total = 0
     for position, explanation in enumerate(explanations):
+        total += 1
         if explanation.empty:
             continue
         if scored and explanation.methods != scored[0].methods:
@@ -114,6 +116,8 @@ def evaluate(
                     for method in methods
                 },
             )
+    if beyond := [position for position in rationales or {} if not 0 <= position < total]:
+        raise ValueError(f"`rationales` has one of document {beyond[0]}; there are {total}.")
     if not scored:
         raise NoWordsError("There is no document with a word to score.")
     if marked:
@@ -130,7 +134,7 @@ def evaluate(
         if isinstance(classifier, WithAttention)
         else None,
         divergence=tuple(
-            _divergence(name, scored, positions, other, table)
+            _divergence(name, scored, positions, list(other), total, table)
             for name, other in (others or {}).items()
         ),
         seed=seed,
@@ -199,18 +203,25 @@ def _divergence(
     name: str,
     explanations: Sequence[Explanation],
     positions: Sequence[int],
-    other: Iterable[Explanation],
+    others: Sequence[Explanation],
+    total: int,
     table: Table,
 ) -> Divergence:
     """Compare the attention of two models on the same words."""
     from scipy.special import rel_entr
 
-    others = list(other)
+    if len(others) != total:
+        raise ValueError(f"{name}: {len(others)} explanations of {total} documents; give one each.")
     divergences, same = [], []
     for explanation, position in zip(explanations, positions, strict=True):
-        pair = others[position] if position < len(others) else None
+        pair = others[position]
+        if pair.labels != explanation.labels:
+            raise ValueError(
+                f"{name}: it knows the classes {list(pair.labels)}, not "
+                f"{list(explanation.labels)}; compare models of the same classes."
+            )
         spans = [(word.start, word.end) for word in explanation.words]
-        if pair is None or spans != [(word.start, word.end) for word in pair.words]:
+        if spans != [(word.start, word.end) for word in pair.words]:
             raise ValueError(
                 f"{name}: its explanation of {explanation.id!r} is of other words; compare models "
                 "that find the same words in a text, on the same documents."

@@ -62,11 +62,20 @@ def rationale_spans(rationale: object, text: str) -> tuple[Span, ...]:
 
 
 def mark_words(explanation: Explanation, spans: Sequence[Span]) -> Marks:
-    """Return which words (N,) overlap what people marked."""
+    """Return which words (N,) overlap what people marked.
+
+    Raises:
+        ValueError: A span leaves the text.
+    """
     starts = np.array([word.start for word in explanation.words])
     ends = np.array([word.end for word in explanation.words])
     marked = np.zeros(len(starts), bool)
     for start, end in spans:
+        if not 0 <= start < end <= len(explanation.text):
+            raise ValueError(
+                f"{explanation.id}: the rationale has the span [{start}, {end}); the text has "
+                f"{len(explanation.text)} characters."
+            )
         marked |= (starts < end) & (start < ends)
     return marked
 

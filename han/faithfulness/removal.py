@@ -12,6 +12,7 @@ import numpy.typing as npt
 from han.explanation import Explanation
 from han.faithfulness.rankings import Marks, Ranking, Table, by_method
 
+ROUNDING = 1e-6  # by which a probability may leave 0 to 1
 FLIP_STEPS = 1000
 """In how many steps at most the words are taken away until the label changes."""
 
@@ -56,13 +57,23 @@ class PerturbedDocument:
             found = self._classifier.masked_probabilities(explanation.text, kept)
         else:
             found = self._classifier([_text_of(explanation, row) for row in kept])
-        rows = np.asarray(found, np.float64)
         shape = (len(kept), len(explanation.labels))
-        if rows.shape != shape or not np.isfinite(rows).all():
+        try:
+            rows = np.asarray(found, np.float64)
+        except (TypeError, ValueError, RuntimeError) as error:
             raise ValueError(
-                f"{explanation.id}: the classifier must return finite probabilities of shape "
-                f"{shape}, a row for each text and a column for each of {list(explanation.labels)};"
-                f" it returned shape {rows.shape}."
+                f"{explanation.id}: the classifier must return an array of probabilities: {error}"
+            ) from error
+        if rows.shape != shape:
+            raise ValueError(
+                f"{explanation.id}: the classifier must return probabilities of shape {shape}, a "
+                f"row for each text and a column for each of {list(explanation.labels)}; it "
+                f"returned shape {rows.shape}."
+            )
+        if not ((rows >= -ROUNDING) & (rows <= 1 + ROUNDING)).all():
+            raise ValueError(
+                f"{explanation.id}: the classifier must return probabilities, from 0 to 1; it "
+                f"returned {rows.min():g} to {rows.max():g}."
             )
         return rows
 

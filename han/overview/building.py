@@ -22,7 +22,8 @@ class OverviewBuilder:
     """Gathers an overview from explanations as they pass, without holding them.
 
     Words that differ in upper and lower case only are the same. In the list of a class they stand
-    by their `weight`, and only those whose weight is above 0; none is left out for what it is. By a
+    by their `weight`, and only those whose weight is above 0 and at least a hundredth of the
+    heaviest's; none is left out for what it is. By a
     signed method, the weight is the mean figure for the class over the word's occurrences in the
     documents that were given the class. Attention does not say which class it is for. There, the
     weight is the mean of lift - 1, times a / (a + o), where a is the attention that the word has in
@@ -88,7 +89,7 @@ class OverviewBuilder:
             self._check_methods(explanation)
             self._block.add(explanation, words)
         self._documents[label] += 1
-        if explanation.true is not None:
+        if explanation.true in explanation.labels:
             confidence = explanation.probability
             right = explanation.true == label
             self._bins[bisect_left(_EDGES, confidence)] += (1, confidence, right)

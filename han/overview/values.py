@@ -116,8 +116,7 @@ class Calibration:
         bins: Bins of equal width that hold documents, the least sure first.
         expected_error: Expected calibration error: the mean over documents of the distance between
             their bin's confidence and accuracy.
-        documents: Documents whose true class is known; one that the model has no name for is known
-            too, and the model wrong.
+        documents: Documents whose true class is one of the model's.
     """
 
     bins: tuple[CalibrationBin, ...]

@@ -17,6 +17,9 @@ from han.overview.values import ClassWord, ClassWords, Example
 PRIOR_DOCUMENTS = 10
 """A word's mean figure counts as if so many more documents had it, to no effect."""
 
+LEAST_PART = 0.01
+"""The weight of a word that is listed, at least, over that of the heaviest of its class."""
+
 _CONTEXT_WORDS, _CONTEXT_CHARACTERS = 8, 60  # shown on either side of an example
 _CONTEXT_KEPT = 90  # characters, among which there may be much white space
 _DECIMALS = 6  # of a mean lift; rounded weights that are even differ after these
@@ -168,7 +171,9 @@ class WordSums:
                 if weight > 0
             )
             heaviest = [
-                self._class_word(name, rows[name], -weight) for weight, _, name in ranking[:words]
+                self._class_word(name, rows[name], -weight)
+                for weight, _, name in ranking[:words]
+                if weight <= LEAST_PART * ranking[0][0]  # both are negative
             ]
             yield ClassWords(label, documents[label], tuple(heaviest))
 
