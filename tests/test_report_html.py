@@ -36,6 +36,8 @@ from han.report.layout import CONTROLS
 from tests.test_explanation import explanations, make_empty, make_explanation
 from tests.test_report import PAYLOADS, Structure, hostile
 
+METHOD_PAYLOADS = PAYLOADS[::10]
+
 FOLDER = Path(han.report.__file__).parent
 
 
@@ -151,6 +153,17 @@ class TestRenderHtml:
         assert "No documents." in page
         assert "script" not in {tag for tag, _ in Structure(page).elements}
 
+    def test_a_sentence_has_the_direction_of_its_first_strong_character(self) -> None:
+        cut = {"cut": [(21, 27)]}
+        page = render_html(
+            [
+                make_explanation(text="Good film. 1 \u05d0abc b! Truly.", **cut),
+                make_explanation(text="Good film. Loved it! \u0628abcd.", **cut),
+            ]
+        )
+        directions = re.findall(r'<p dir="(\w+)">', page)
+        assert directions == ["ltr", "rtl", "ltr", "ltr", "ltr", "rtl"]
+
     def test_labels_must_agree(self) -> None:
         other = make_explanation(id="b.csv:7", labels=("no", "yes"))
         with pytest.raises(ValueError, match=r"b\.csv:7: the model's labels are \['no', 'yes'\]"):
@@ -186,6 +199,27 @@ class TestRenderHtml:
         [record] = data["others"]
         assert record.keys() == encode_document(other).keys() - {"id", "text"}
         assert data["classes"][record["predicted"]] == "mixed"
+
+    def test_the_class_to_explain_is_kept_of_each_document(self) -> None:
+        labels = tuple("abcdefgh")
+        figures = np.ones((6, 8))
+        arguments: dict[str, Any] = {
+            "labels": labels,
+            "probabilities": [0.3, 0.2, 0.2, 0.1, 0.05, 0.05, 0.05, 0.05],
+            "word_scores": {"gradient": figures},
+            "sentence_scores": {"gradient": figures[:2]},
+            "true": "a",
+        }
+        documents = [make_explanation(**arguments, id=id) for id in ("1", "2")]
+        arguments["labels"] = tuple("stuvwxyz")
+        others = [make_explanation(**arguments, id=id) for id in ("1", "2")]
+        data = unpack(render_html(documents, compare=others, label="h"))
+        assert data["label"] == 7
+        assert [record["scored"] for record in data["documents"]] == [[7, 0, 1, 2]] * 2
+        assert [record["scored"] for record in data["others"]] == [[8, 9, 10]] * 2
+        assert unpack(render_html(documents))["label"] is None
+        with pytest.raises(ValueError, match="knows no class 'i'"):
+            render_html(documents, label="i")
 
     def test_the_whole_set_is_that_of_the_overview(self) -> None:
         documents = [make_scored(id=f"doc {i}") for i in range(6)]
@@ -305,6 +339,16 @@ class TestEncodeDocument:
         record = encode_document(explanation)
         assert [labels[i] for i in record["scored"]] == ["f", "b", "d", "c"]
         assert len(record["scores"][0][3]) == 4
+        record = encode_document(explanation, label="g")
+        assert [labels[i] for i in record["scored"]] == ["g", "f", "b", "d", "c"]
+        shown = decode_scores(record["scores"][0][3][0][0])
+        assert shown == pytest.approx(figures[:, 6], abs=0.03)
+        assert encode_document(explanation, label="d")["scored"] == [3, 5, 1, 2]
+        assert encode_document(explanation, scored=8)["scored"] == [5, 1, 3, 0, 4, 6, 7, 2]
+
+    def test_the_class_must_be_of_the_model(self) -> None:
+        with pytest.raises(ValueError, match=r"knows no class 'none'; it knows \['neg', 'pos'\]"):
+            encode_document(make_scored(), label="none")
 
     @given(st.data())
     def test_scores_keep_their_steps_and_three_digits_of_the_largest(
@@ -418,7 +462,10 @@ class TestInBrowser:
 
     @staticmethod
     def document(page: str, tmp_path: Path, place: str = "") -> str:
-        """Return the page as it is once its script has run, opened at a place."""
+        """Return the page as it is once its script has run, opened at a place.
+
+        The addresses that were asked for stand in `requests.json`.
+        """
         browser = next(
             filter(None, map(shutil.which, ("chromium", "chromium-browser", "chrome"))), ""
         )
@@ -430,6 +477,7 @@ class TestInBrowser:
             *(browser, "--headless", "--no-sandbox", "--disable-gpu", "--disable-quic"),
             *("--no-first-run", "--disable-background-networking", "--disable-component-update"),
             *("--disable-sync", f"--user-data-dir={tmp_path / 'profile'}", "--dump-dom"),
+            f"--log-net-log={tmp_path / 'requests.json'}",
             "--virtual-time-budget=20000",  # the data is unpacked after the page has loaded
         ]
         shown = subprocess.run(
@@ -487,30 +535,127 @@ class TestInBrowser:
             assert f"<h2>{heading}</h2>" in drawn
         assert drawn.count('role="img"') == 6
 
-    def test_no_payload_is_executed(self, tmp_path: Path) -> None:
+    @pytest.mark.parametrize(
+        ("num_wrong", "expected"),
+        [(0, "too modest"), (1, "as sure as it is right"), (2, "too sure of itself")],
+    )
+    def test_calibration_is_said_in_words(
+        self, tmp_path: Path, num_wrong: int, expected: str
+    ) -> None:
+        documents = [make_explanation(true="neg" if i < num_wrong else "pos") for i in range(10)]
+        drawn = self.document(render_html(documents), tmp_path, "#whole-set")
+        assert f"here it is on average {expected}. Expected calibration error: <b>" in drawn
+
+    def test_a_page_opens_with_the_class_to_explain(self, tmp_path: Path) -> None:
+        page = render_html([make_scored()], label="neg")
+        assert unpack(page)["documents"][0]["predicted"] == 1
+        # Attention, which comes first, knows no classes.
+        drawn = self.document(add_script(page, "press('m');"), tmp_path)
+        assert "<span>for <bdi>neg</bdi></span>" in drawn
+
+    def test_a_sentence_of_many_words_is_drawn(self, tmp_path: Path) -> None:
+        number = 60_000
+        figures = np.linspace(-1, 1, 2 * number).reshape(number, 2)
+        explanation = make_empty(
+            text="ab " * number,
+            word_spans=[[at, at + 2] for at in range(0, 3 * number, 3)],
+            sentence_spans=[[0, 3 * number]],
+            words_per_sentence=[number],
+            word_attention=[1 / number] * number,
+            sentence_attention=[1.0],
+            unknown=[False] * number,
+            word_scores={"gradient": figures},
+            sentence_scores={"gradient": figures.sum(axis=0, keepdims=True)},
+        )
+        drawn = self.document(render_html([explanation]), tmp_path)
+        assert 'class="live"' in drawn
+        assert drawn.count('<span class="w w8">ab</span>') == number
+        assert 'id="static"' not in drawn
+
+    def test_a_document_that_cannot_be_drawn_leaves_the_others(self, tmp_path: Path) -> None:
+        page = render_html([make_explanation(id=f"doc {i}") for i in range(3)])
+        data = unpack(page)
+        figures = data["documents"][0]["figures"]
+        data["documents"][0]["figures"] = figures[: len(figures) // 2]
+        packed = base64.b64encode(zlib.compress(json.dumps(data).encode())).decode()
+        page = page.replace(Structure(page).data.strip(), packed)
+        drawn = self.document(page, tmp_path)
+        assert 'class="live"' in drawn
+        assert '<article><p class="note">This document cannot be drawn' in drawn
+        drawn = self.document(page, tmp_path, "#document-2")
+        assert "<h2><bdi>doc 1</bdi></h2>" in drawn
+        assert "cannot be drawn" not in drawn.split("<script", 1)[0]
+
+    def test_requests_are_seen(self, tmp_path: Path) -> None:
+        self.document("<img src=https://example.invalid/a.png>", tmp_path)
+        assert "example.invalid" in (tmp_path / "requests.json").read_text(encoding="utf-8")
+
+    def test_no_payload_is_executed_or_loaded(self, tmp_path: Path) -> None:
         names = [f"{payload}{i}" for i, payload in enumerate(PAYLOADS)]
         for first in range(0, len(names), 60):
             labels = tuple(dict.fromkeys(hostile(name).text for name in names[first : first + 60]))
-            documents = [
-                make_explanation(
-                    id=label,
-                    text=label,
-                    labels=labels,
-                    probabilities=[float(other == label) for other in labels],
-                    word_spans=[[0, len(label)]],
-                    sentence_spans=[[0, len(label)]],
-                    words_per_sentence=[1],
-                    word_attention=[1.0],
-                    sentence_attention=[1.0],
-                    unknown=[True],
-                    true=label,
-                    model=ModelReference(sha256=label, version=label),
-                )
-                for label in labels
-            ]
-            drawn = self.document(render_html(documents, title=labels[0]), tmp_path)
+            documents = [make_hostile(label, labels) for label in labels]
+            others = [make_hostile(label, (*labels[1:], f"{label}4")) for label in labels]
+            page = render_html(
+                documents,
+                title=labels[0],
+                faithfulness=make_faithfulness(labels[0]),
+                compare=others,
+                label=labels[-1],
+            )
+            page = add_script(page, "for (const key of 'mc') press(key);")
+            drawn = self.document(page, tmp_path, "#whole-set")
             assert 'class="live"' in drawn
+            assert drawn.count("<article><div") == 2
+            assert '<span class="w a8 unknown">' in drawn
+            assert "<h2>Words that carry each class</h2>" in drawn
+            assert "<h2>How far the highlights can be trusted</h2>" in drawn
             assert "data-executed" not in drawn.split("<body", 1)[0]
+            requests = (tmp_path / "requests.json").read_text(encoding="utf-8")
+            assert "report.html" in requests
+            assert "example.invalid" not in requests
+
+
+def add_script(page: str, script: str) -> str:
+    """Let the page's script do more at the documents in the end; `press(key)` presses a key."""
+    begin = '<script type="module">'
+    before, _, rest = page.partition(begin)
+    own, _, after = rest.partition("</script>")
+    script = f"""{own}
+      const press = key => document.body.dispatchEvent(
+        new KeyboardEvent("keydown", {{ key, bubbles: true }}));
+      $("tab-documents").click();
+      {script}"""
+    old, new = (
+        base64.b64encode(hashlib.sha256(source.encode()).digest()).decode()
+        for source in (own, script)
+    )
+    assert before.count(old) == 1
+    return f"{before.replace(old, new)}{begin}{script}</script>{after}"
+
+
+def make_hostile(text: str, labels: tuple[str, ...]) -> Explanation:
+    """A document of one word, five times, whose classes and methods have hostile names."""
+    predicted = text if text in labels else labels[-1]
+    probabilities = [float(label == predicted) for label in labels]
+    scores = [[1.0 if label == predicted else -1.0 for label in labels]]
+    size = len(text)
+    return make_explanation(
+        id=text,
+        text=text * 5,
+        labels=labels,
+        probabilities=probabilities,
+        word_spans=[[at * size, (at + 1) * size] for at in range(5)],
+        sentence_spans=[[0, 5 * size]],
+        words_per_sentence=[5],
+        word_attention=[0.2] * 5,
+        sentence_attention=[1.0],
+        unknown=[True] * 5,
+        true=text,
+        model=ModelReference(sha256=text, version=text),
+        word_scores=dict.fromkeys(METHOD_PAYLOADS, scores * 5),
+        sentence_scores=dict.fromkeys(METHOD_PAYLOADS, scores),
+    )
 
 
 def decode(figures: str) -> Iterator[int]:

@@ -151,6 +151,19 @@ class TestDraw:
         response = client.post("/draw", json={"text": TEXTS[0], "methods": list(METHODS)})
         assert response.json() == encode_document(predictor.explain(TEXTS[0], METHODS))
 
+    @pytest.mark.parametrize(("num_classes", "expected"), [(20, 20), (25, 20)])
+    def test_scores_are_those_of_all_classes_or_of_the_twenty_likeliest(
+        self, num_classes: int, expected: int
+    ) -> None:
+        predictor = Predictor(make_bundle([f"c{i}" for i in range(num_classes)]))
+        client = make_client(predictor)
+        request = {"text": TEXTS[0], "methods": ["attention", "gradient"]}
+        record = client.post("/draw", json=request).json()
+        explanation = predictor.explain(TEXTS[0], ["attention", "gradient"])
+        likeliest = sorted(range(num_classes), key=lambda i: -explanation.probabilities[i])
+        assert record["scored"] == likeliest[:expected]
+        assert len(record["scores"][0][3]) == expected
+
 
 class TestDescription:
     def test_labels_of_the_model_are_named(self, client: TestClient) -> None:

@@ -164,7 +164,8 @@ def _parser() -> argparse.ArgumentParser:
         "--label",
         metavar="CLASS",
         help="the class that words speak for or against, by all methods but attention (default: "
-        "the predicted one; a page shows each)",
+        "the predicted one; a page holds the three likeliest of each document, the true one and "
+        "this one)",
     )
     explain.add_argument(
         "--compare", metavar="MODEL", help="show a second model's view beside it, on a page"

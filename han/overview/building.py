@@ -62,6 +62,7 @@ class OverviewBuilder:
             raise ValueError(f"There is no method {method!r}; choose among {', '.join(METHODS)}.")
         self._words, self._examples, self._min_count = words, examples, min_count
         self._method = method
+        self._count = 0
         self._documents: dict[str, int] = {}
         self._bins = np.zeros((TENTHS, 3))
         self._signed: tuple[str, ...] = ()
@@ -87,8 +88,9 @@ class OverviewBuilder:
             )
         if words := explanation.words:
             self._check_methods(explanation)
-            self._block.add(explanation, words)
+            self._block.add(explanation, words, self._count)
         self._documents[label] += 1
+        self._count += 1
         if explanation.true in explanation.labels:
             confidence = explanation.probability
             right = explanation.true == label
@@ -100,7 +102,7 @@ class OverviewBuilder:
         """Return the overview of the documents so far."""
         self._add_up()
         return Overview(
-            documents=sum(self._documents.values()),
+            documents=self._count,
             classes=tuple(self._classes()),
             positions=self._positions(),
             calibration=self._calibration(),

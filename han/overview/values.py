@@ -22,12 +22,14 @@ class Example:
             space, and an ellipsis says that the sentence begins earlier.
         word: The word as its author wrote it.
         after: The text after it, in the same manner.
+        position: How many documents came before this one; ids may repeat.
     """
 
     id: str
     before: str
     word: str
     after: str
+    position: int = 0
 
 
 @dataclass(frozen=True, slots=True)

@@ -36,6 +36,7 @@ class Block:
 
     def __init__(self, signed: Iterable[str] = ()) -> None:
         self.ids: list[str] = []
+        self.positions: list[int] = []
         self.texts: list[str] = []
         self.classes: list[str] = []
         self.num_sentences: list[int] = []
@@ -49,10 +50,11 @@ class Block:
         self.unknown: list[bool] = []
         self.scores: dict[str, list[float]] = {method: [] for method in signed}
 
-    def add(self, explanation: Explanation, words: Sequence[Word]) -> None:
-        """Take in a document and its words."""
+    def add(self, explanation: Explanation, words: Sequence[Word], position: int) -> None:
+        """Take in a document, its words and how many documents came before it."""
         text, sentences = explanation.text, explanation.sentences
         self.ids.append(explanation.id)
+        self.positions.append(position)
         self.texts.append(text)
         self.classes.append(explanation.predicted)
         self.num_sentences.append(len(sentences))
@@ -69,9 +71,10 @@ class Block:
             scores += [word.scores[method][column] for word in words]
 
 
-_Occurrence = tuple[float, str, int, str, int, int, bool, bool]
+_Occurrence = tuple[float, str, int, str, int, int, bool, bool, int]
 """The figure with its sign changed, the document's id, where the word starts; a piece of the text,
-where the word starts and ends in it, whether the sentence begins before it and ends after it."""
+where the word starts and ends in it, whether the sentence begins before it and ends after
+it; how many documents came before its own."""
 
 _COUNT, _DOCUMENTS, _UNKNOWN, _SHARE, _LIFT, _SCORES = range(6)
 
@@ -250,6 +253,7 @@ class WordSums:
             stop - first,
             begin < first,
             last < end,
+            block.positions[document],
         )
         insort(kept, occurrence)
         del kept[self._most :]
@@ -274,9 +278,9 @@ def _places_of_largest(
 
 def _example(occurrence: _Occurrence) -> Example:
     """Return an occurrence for people to read."""
-    _, id, _, text, start, end, begins_before, ends_after = occurrence
+    _, id, _, text, start, end, begins_before, ends_after, position = occurrence
     before = _opening(text[:start][::-1], begins_before)[::-1]
-    return Example(id, before, text[start:end], _opening(text[end:], ends_after))
+    return Example(id, before, text[start:end], _opening(text[end:], ends_after), position)
 
 
 def _opening(text: str, goes_on: bool) -> str:

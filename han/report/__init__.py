@@ -73,8 +73,9 @@ def write_report(
         title: The title of a page, of Markdown, LaTeX and a picture.
         method: The method whose figures to draw, one of `Explanation.methods`. A page and JSON hold
             all of them.
-        label: The class that these speak for or against; by default the predicted one. A page and
-            JSON hold all of them.
+        label: The class that these speak for or against; by default the predicted one. JSON holds
+            all of them; a page opens with this one, and holds the three likeliest classes of each
+            document, the true one and that of `label`.
         faithfulness: How far the highlights can be trusted, for a page.
         compare: Another model's explanations of the same documents in the same order, for a page.
 
@@ -91,7 +92,11 @@ def write_report(
     with atomic_file(path) as file:
         if suffix == ".html":
             page = render_html(
-                explanations, title=title, faithfulness=faithfulness, compare=compare
+                explanations,
+                title=title,
+                faithfulness=faithfulness,
+                compare=compare,
+                label=label,
             )
             file.write(page)
         else:

@@ -1,12 +1,13 @@
 // One document with its controls: what the model read it as, the text with a bar beside each sentence
 // and coloured words, the switches for method and class, the figures of each word.
 //
-//   const view = createDocumentView(root, { classes, methods, models });
+//   const view = createDocumentView(root, { classes, methods, models, label });
 //   view.show(record);
 //
 // `root` is an empty element, which becomes the view. `classes` names every class, `methods` the
 // methods that documents may have (the first is "attention"), `models` the models that explain each
-// document, if there are several. `record` is what `encode_document` of `han.report.html` makes, one
+// document, if there are several, `label` the class to explain at first (its place in `classes`; by
+// default each document's predicted one). `record` is what `encode_document` of `han.report.html` makes, one
 // for each model. The view lays itself out by its own width, so that two fit beside each other.
 //
 //   show(...records)   draw a document, keeping method, class and mass
@@ -26,6 +27,7 @@ const METHODS = new Map([
   ["gradient", { name: "input × gradient" }],
   ["occlusion", { name: "occlusion", probability: true }],
 ]);
+const UNDRAWN = "This document cannot be drawn: its figures are damaged.";
 const methodName = method => METHODS.get(method)?.name ?? method;
 
 // Text becomes part of the page here and nowhere else: as text, with control characters made visible.
@@ -33,17 +35,25 @@ const visible = text => text.replace(/[\0-\x08\x0b\x0c\x0e-\x1f\x7f-\x9f\u202d\u
   const code = c.charCodeAt(0);
   return code < 32 ? String.fromCharCode(0x2400 + code) : code === 127 ? "\u2421" : "\ufffd";
 });
+// Children are texts, elements and lists of them. A call takes so many arguments only: lists are appended
+// one by one.
+const append = (made, ...children) => {
+  for (const child of children.flat()) made.append(typeof child === "string" ? visible(child) : child);
+  return made;
+};
+const refill = (made, ...children) => {
+  made.replaceChildren();
+  return append(made, ...children);
+};
 const element = (tag, className, ...children) => {
   const made = document.createElement(tag);
   if (className) made.className = className;
-  made.append(...children.map(child => typeof child === "string" ? visible(child) : child));
-  return made;
+  return append(made, ...children);
 };
 const svgElement = (tag, attributes, ...children) => {
   const made = document.createElementNS("http://www.w3.org/2000/svg", tag);
   for (const [name, value] of Object.entries(attributes)) made.setAttribute(name, value);
-  made.append(...children.map(child => typeof child === "string" ? visible(child) : child));
-  return made;
+  return append(made, ...children);
 };
 const meter = share => svgElement("svg", { class: "meter", "aria-hidden": "true" }, svgElement("rect", { width: `${100 * share}%`, height: "100%" }));
 const button = (className, text, act) => {
@@ -52,7 +62,7 @@ const button = (className, text, act) => {
   made.addEventListener("click", act);
   return made;
 };
-const options = (select, pairs) => select.replaceChildren(...pairs.map(([value, text]) => {
+const options = (select, pairs) => refill(select, pairs.map(([value, text]) => {
   const option = element("option", "", text);
   option.value = value;
   return option;
@@ -77,6 +87,7 @@ function decode(doc) {
   const next = () => {
     for (let number = 0, unit = 1; ; unit *= 32) {
       const digit = VALUE.get(encoded[i++]);
+      if (digit === undefined) throw new RangeError("The figures of a document break off.");
       number += (digit % 32) * unit;
       if (digit < 32) return number;
     }
@@ -113,9 +124,9 @@ function readings(doc, words, sentences) {
   const most = figures => figures.reduce((top, figure) => Math.max(top, Math.abs(figure)), 0) || 1;
   const step = (figure, top) => Math.sign(figure) * Math.floor((STEPS - 1) * Math.abs(figure) / top + .5);
   const scale = (figures, top) => figures.map(figure => figure / top);
-  const display = words.map(word => word.display), weights = sentences.map(sentence => sentence.weight);
+  const display = words.map(word => word.display), weights = sentences.map(sentence => sentence.weight), top = most(display);
   const found = new Map([["attention", { labels: [], read: () => ({
-    words: words.map(word => word.share), steps: display.map(figure => step(figure, most(display))),
+    words: words.map(word => word.share), steps: display.map(figure => step(figure, top)),
     sentences: weights, heights: scale(weights, most(weights)),
   }) }]]);
   const figures = ([largest, digits]) => Array.from({ length: digits.length / 2 }, (_, i) =>
@@ -145,13 +156,13 @@ function drawDocument(doc, detail, classes) {
   else if (isWrong(doc)) verdict.append(", in truth ", named("wrong", doc.truth), ".");
   else verdict.append(", which is right.");
   const head = element("div", "head", element("h2", "", element("bdi", "", doc.id)), verdict,
-    element("p", "odds", ...odds.map(([label, p]) => element("span", "", element("bdi", "", classes[label]), ` ${percent(p)} `))));
+    element("p", "odds", odds.map(([label, p]) => element("span", "", element("bdi", "", classes[label]), ` ${percent(p)} `))));
   const text = element("div", "text"), spans = [], blocks = [];
   if (!detail.words.length) text.append(element("p", "note", "This document has no words: the class comes from the classifier’s bias alone."));
   if (cuts.length) text.append(element("p", "note", "Hatched text was not read, because of a length limit."));
   let at = 0;
-  const block = (start, end, sentence, ...children) => {
-    const p = element("p", "", ...children), gutter = element("div", "gutter"), made = element("div", "block", gutter, p);
+  const block = (start, end, sentence, children) => {
+    const p = element("p", "", children), gutter = element("div", "gutter"), made = element("div", "block", gutter, p);
     p.dir = "auto";
     if (at && /\n\s*\n|\r\s*\r|<br|\u2029/i.test(slice(at, start))) made.classList.add("paragraph");
     if (sentence) {
@@ -162,7 +173,7 @@ function drawDocument(doc, detail, classes) {
     text.append(made);
     at = end;
   };
-  const cutBlocks = end => within(cuts, at, end).forEach(([first, last]) => block(first, last, null, element("span", "cut", slice(first, last))));
+  const cutBlocks = end => within(cuts, at, end).forEach(([first, last]) => block(first, last, null, [element("span", "cut", slice(first, last))]));
   for (const sentence of sentences) {
     cutBlocks(sentence.start);
     const marks = [...within(cuts, sentence.start, sentence.end).map(([start, end]) => ({ start, end })), ...sentence.words];
@@ -174,7 +185,8 @@ function drawDocument(doc, detail, classes) {
       if (mark.weight !== undefined) spans.push(span);
       from = mark.end;
     }
-    block(sentence.start, sentence.end, sentence, ...children, slice(from, sentence.end));
+    children.push(slice(from, sentence.end));
+    block(sentence.start, sentence.end, sentence, children);
   }
   cutBlocks(points.length);
   return { head, text, spans, blocks };
@@ -208,18 +220,18 @@ function paint({ spans, blocks }, { words }, reading, isSigned, mass) {
   });
 }
 
-function createDocumentView(root, { classes, methods = ["attention"], models = [] }) {
+function createDocumentView(root, { classes, methods = ["attention"], models = [], label = null }) {
   let records = [], doc = null, detail = null, drawn = null, reading = null;
-  let model = 0, method = "attention", label = null, mass = 1;
+  let model = 0, method = "attention", mass = 1;
 
-  const section = (title, ...children) => element("section", "", element("h3", "", title), ...children);
+  const section = (title, ...children) => element("section", "", element("h3", "", title), children);
   const labelled = (text, control) => {
     control.setAttribute("aria-label", text);
     return control;
   };
   const article = element("article"), tip = element("div", "tip");
   const modelSelect = labelled("Model", element("select")), labelSelect = labelled("Class to explain", element("select"));
-  const segments = element("div", "segments", ...methods.map(name => {
+  const segments = element("div", "segments", methods.map(name => {
     const made = button("", methodName(name), () => choose({ method: name }));
     made.dataset.method = name;
     made.title = visible(methodName(name));
@@ -257,7 +269,17 @@ function createDocumentView(root, { classes, methods = ["attention"], models = [
     return { method: by, label: chosen, labels, isSigned: by !== "attention", ...read(chosen) };
   }
 
+  // One document that cannot be drawn must not keep the others from it.
   function show(...given) {
+    try {
+      draw(given);
+    } catch (error) {
+      clear(UNDRAWN);
+      console.error(error);
+    }
+  }
+
+  function draw(given) {
     const next = given[Math.min(model, given.length - 1)];
     records = given;
     if (next !== doc) {
@@ -302,15 +324,15 @@ function createDocumentView(root, { classes, methods = ["attention"], models = [
     options(labelSelect, reading.isSigned ? reading.labels.map(of => [String(of), `${classes[of]}${role(of)}`]) : [["", "any"]]);
     labelSelect.value = reading.isSigned ? String(reading.label) : "";
     const odds = detail.odds.slice(0, TOP_CLASSES);
-    oddsBars.replaceChildren(...odds.map(([of, p]) =>
+    refill(oddsBars, odds.map(([of, p]) =>
       element("div", of === doc.predicted ? "odd top" : "odd", element("bdi", "", classes[of]), element("span", "", percent(p)), meter(p))));
     const rest = detail.numLabels - odds.length;
     if (rest > 0) oddsBars.append(element("p", "more", `${count(rest, "class", "classes")} more, each less likely`));
     const steps = Array.from({ length: STEPS }, (_, i) => i);
-    ramp.replaceChildren(...(reading.isSigned ? steps.slice(1).reverse().map(step => element("span", `w a${step}`)) : []), ...steps.map(step => element("span", `w w${step}`)));
-    rampEnds.replaceChildren(...(reading.isSigned
+    refill(ramp, reading.isSigned ? steps.slice(1).reverse().map(step => element("span", `w a${step}`)) : [], steps.map(step => element("span", `w w${step}`)));
+    refill(rampEnds, reading.isSigned
       ? ["against ", "for "].map(way => element("span", "", way, element("bdi", "", classes[reading.label])))
-      : [element("span", "", "less weight"), element("span", "", "more")]));
+      : [element("span", "", "less weight"), element("span", "", "more")]);
     drawTopWords();
     drawMass();
     drawn.blocks.forEach(({ made }, i) => made.setAttribute("aria-label", `Sentence ${i + 1} of ${drawn.blocks.length}, ` +
@@ -339,7 +361,7 @@ function createDocumentView(root, { classes, methods = ["attention"], models = [
     });
     const top = [...sums.values()].filter(({ sum }) => sum).sort((a, b) => Math.abs(b.sum) - Math.abs(a.sum)).slice(0, TOP_WORDS);
     topTitle.textContent = reading.isSigned ? "Words for and against" : "Words with most weight";
-    topWords.replaceChildren(...top.map(({ written, sum, times }) =>
+    refill(topWords, top.map(({ written, sum, times }) =>
       element("li", sum < 0 ? "against" : "", element("span", "", element("bdi", "", written), times > 1 ? ` × ${times}` : ""),
         element("span", "", reading.isSigned ? signed(sum) : percent(sum)))));
   }
@@ -366,7 +388,7 @@ function createDocumentView(root, { classes, methods = ["attention"], models = [
       : METHODS.get(reading.method)?.probability ? ["without it ", element("bdi", "", classes[reading.label]), ` ${figure < 0 ? "gains" : "loses"} ${points} of probability`]
       : [`${signed(figure)} to the logit of `, element("bdi", "", classes[reading.label])];
     if (reading.isSigned) parts.push(` · ${percent(word.share)} of the attention`);
-    tip.replaceChildren(element("span", "", ...parts, word.unknown ? " · unknown word" : ""));
+    tip.replaceChildren(element("span", "", parts, word.unknown ? " · unknown word" : ""));
     tip.hidden = false;
     const box = span.getClientRects()[0] ?? span.getBoundingClientRect();
     const left = Math.max(8, Math.min(box.left, document.documentElement.clientWidth - tip.offsetWidth - 8));
@@ -417,9 +439,14 @@ function createDocumentView(root, { classes, methods = ["attention"], models = [
     show, clear, choose, figures,
     choice: () => ({ model, method: reading?.method ?? method, label: reading?.label ?? label, labels: reading?.labels ?? [] }),
     article: given => {
-      const of = given[Math.min(model, given.length - 1)], ofDetail = decode(of), made = drawDocument(of, ofDetail, classes), by = read(of, ofDetail);
-      paint(made, ofDetail, by, by.isSigned, 1);
-      return element("article", "", made.head, made.text);
+      try {
+        const of = given[Math.min(model, given.length - 1)], ofDetail = decode(of), made = drawDocument(of, ofDetail, classes), by = read(of, ofDetail);
+        paint(made, ofDetail, by, by.isSigned, 1);
+        return element("article", "", made.head, made.text);
+      } catch (error) {
+        console.error(error);
+        return element("article", "", element("p", "note", UNDRAWN));
+      }
     },
     keys: {
       n: () => moveSentence(1), p: () => moveSentence(-1), ArrowRight: () => moveWord(1), ArrowLeft: () => moveWord(-1),

@@ -28,6 +28,8 @@ from han.report.layout import (
     LINES,
     arrange,
     figure,
+    is_rtl,
+    likeliest,
     percent,
     verdict,
 )
@@ -35,8 +37,10 @@ from han.report.layout import (
 PRINTED = 50
 """How many documents can be read without scripts."""
 
-_CLASSES = 20
-_SCORED = 3
+SCORED = 3
+"""How many of a document's likeliest classes a page has the scores of."""
+
+_LISTED = 20  # classes of a document whose probabilities a page has
 _SCALE = 1_000_000
 _QUANTUM = 2047
 _DIGITS = "ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuvwxyz0123456789-_"
@@ -107,6 +111,7 @@ def render_html(
     title: str = "Explanations",
     faithfulness: Faithfulness | None = None,
     compare: Iterable[Explanation] | None = None,
+    label: str | None = None,
 ) -> str:
     """Return one HTML page to browse explanations with; it works from disk and loads nothing.
 
@@ -114,19 +119,25 @@ def render_html(
     it as compressed JSON, so that no text can become markup. The first 50 documents can be read
     without scripts.
 
+    Of the methods that give scores for each class, a page holds those of the three likeliest
+    classes of each document, of its true one and of `label`.
+
     Args:
         explanations: What to show, in order. All must be of models with the same labels.
         title: The page's title.
         faithfulness: How far the explanations can be trusted.
         compare: Another model's explanations of the same documents, in the same order.
+            It need not know `label`.
+        label: The class to explain when the page opens; by default each document's predicted one.
 
     Returns:
         The page.
 
     Raises:
-        ValueError: The explanations' labels or methods differ, or `compare` is of other documents.
+        ValueError: The explanations' labels or methods differ, the model has no class `label`, or
+            `compare` is of other documents.
     """
-    report = _Report(faithfulness)
+    report = _Report(faithfulness, label)
     if compare is None:
         for explanation in explanations:
             report.add(explanation)
@@ -189,21 +200,35 @@ def _box(step: int) -> str:
 
 
 def encode_document(
-    explanation: Explanation, classes: dict[str, int] | None = None
+    explanation: Explanation,
+    classes: dict[str, int] | None = None,
+    label: str | None = None,
+    *,
+    scored: int = SCORED,
 ) -> dict[str, Any]:
     """Return a document as `document.js` reads it, made of JSON's types only.
 
-    Figures are rounded to about three digits. Of signed methods the three likeliest classes and
-    the true one are kept.
+    Figures are rounded to about three digits. Of the methods that give scores for each class, those
+    of `label`, of the predicted, the likeliest and the true class are kept, in this order.
 
     Args:
         explanation: The document.
         classes: The place of each class among those that the page names; classes that are missing
             are added. By default the explanation's labels, in order.
+        label: A class whose scores to keep, however unlikely it is.
+        scored: How many of the likeliest classes' scores to keep.
+
+    Raises:
+        ValueError: The model has no class `label`.
     """
+    if label is not None and label not in explanation.labels:
+        raise ValueError(
+            f"{explanation.id}: the model knows no class {label!r}; it knows "
+            f"{list(explanation.labels)}."
+        )
     classes = {} if classes is None else classes
-    for label in explanation.labels:
-        classes.setdefault(label, len(classes))
+    for name in explanation.labels:
+        classes.setdefault(name, len(classes))
     true = p_true = -1
     if explanation.true is not None:
         true = classes.setdefault(explanation.true, len(classes))
@@ -220,7 +245,7 @@ def encode_document(
         "figures": "".join(map(_encode, _figures(explanation, classes))),
     }
     if len(explanation.methods) > 1:
-        columns = _scored(explanation)
+        columns = _scored(explanation, label, scored)
         record["scored"] = [classes[explanation.labels[column]] for column in columns]
         record["scores"] = list(_scores(explanation, columns))
     return record
@@ -229,8 +254,9 @@ def encode_document(
 class _Report:
     """What the page says of all documents, gathered in one pass."""
 
-    def __init__(self, faithfulness: Faithfulness | None) -> None:
+    def __init__(self, faithfulness: Faithfulness | None, label: str | None) -> None:
         self.faithfulness = faithfulness
+        self.label = label
         self.labels: tuple[str, ...] = ()
         self.classes: dict[str, int] = {}
         self.methods: dict[str, None] = {}
@@ -259,9 +285,9 @@ class _Report:
             self.printed.append(explanation)
         self.models[explanation.model.sha256[:12]] = None
         self.methods.update(dict.fromkeys(explanation.methods))
-        self.known += explanation.true is not None
+        self.known += explanation.true in explanation.labels
         self.right += explanation.true == explanation.predicted
-        self.documents.append(encode_document(explanation, self.classes))
+        self.documents.append(encode_document(explanation, self.classes, self.label))
         self.overview.add(explanation)
 
     def compare(self, explanation: Explanation, other: Explanation) -> None:
@@ -273,7 +299,8 @@ class _Report:
             )
         self.other_models[other.model.sha256[:12]] = None
         self.methods.update(dict.fromkeys(other.methods))
-        record = encode_document(other, self.classes)
+        label = self.label if self.label in other.labels else None
+        record = encode_document(other, self.classes, label)
         del record["id"], record["text"]  # the page has them once
         self.others.append(record)
 
@@ -286,6 +313,7 @@ class _Report:
                 for letter, models in zip("AB", (self.models, self.other_models), strict=True)
                 if models
             ],
+            "label": self.classes.get(self.label) if self.label is not None else None,
             "documents": self.documents,
             "others": self.others,
             "overview": self.overview.build().to_dict(),
@@ -301,7 +329,12 @@ def _environment() -> Environment:
     environment.filters["percent"] = percent
     shown = CONTROLS | dict.fromkeys(range(0xD800, 0xE000), 0xFFFD)  # lone surrogates
     environment.filters["visible"] = lambda text: text.translate(shown)
-    environment.globals.update(arrange=arrange, odds=_odds)
+    environment.globals.update(
+        arrange=arrange,
+        is_rtl=is_rtl,
+        likeliest=lambda explanation: likeliest(explanation, _LISTED),
+        verdict=verdict,
+    )
     return environment
 
 
@@ -316,21 +349,16 @@ def _pack(data: object) -> str:
     return base64.b64encode(zlib.compress(text.encode(errors="replace"), 6)).decode()
 
 
-def _odds(explanation: Explanation) -> list[tuple[int, float]]:
-    """Return the likeliest classes, as indices of `labels`, with their probabilities."""
-    return sorted(enumerate(explanation.probabilities), key=lambda pair: -pair[1])[:_CLASSES]
-
-
 def _figures(explanation: Explanation, classes: dict[str, int]) -> Iterator[int]:
     """Yield the numbers of a document: classes, cuts, sentences and their words.
 
     Positions are relative to the end of what came before, which keeps the numbers small.
     """
-    odds = _odds(explanation)
+    odds = likeliest(explanation, _LISTED)
     yield len(explanation.labels)
     yield len(odds)
     for label, probability in odds:
-        yield classes[explanation.labels[label]]
+        yield classes[label]
         yield _scaled(probability)
     yield len(explanation.truncated)
     at = 0
@@ -365,13 +393,11 @@ def _encode(number: int) -> str:
     return _DIGITS[32 + number % 32] + _encode(number // 32)
 
 
-def _scored(explanation: Explanation) -> list[int]:
-    """Return the classes whose scores the page has, the predicted one first."""
-    columns = [explanation.labels.index(explanation.predicted)]
-    columns += [column for column, _ in _odds(explanation)[:_SCORED]]
-    if explanation.true in explanation.labels:
-        columns.append(explanation.labels.index(explanation.true))
-    return list(dict.fromkeys(columns))
+def _scored(explanation: Explanation, label: str | None, most: int) -> list[int]:
+    """Return the columns of the classes whose scores the page has, each once."""
+    likely = (name for name, _ in likeliest(explanation, most))
+    names = dict.fromkeys([label, explanation.predicted, *likely, explanation.true])
+    return [explanation.labels.index(name) for name in names if name in explanation.labels]
 
 
 def _scores(explanation: Explanation, columns: list[int]) -> Iterator[list[Any]]:

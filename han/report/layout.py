@@ -48,7 +48,8 @@ SYMBOLS = CONTROLS | {
 }
 """As `CONTROLS`, with ends of lines too, and what UTF-8 and XML do not allow."""
 
-_CLASSES = 6
+_ODDS = 6
+"""How many classes are named with their probabilities below a heading."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -139,13 +140,18 @@ def verdict(explanation: Explanation) -> Iterator[tuple[str, bool]]:
     yield ".", False
 
 
+def likeliest(explanation: Explanation, most: int) -> list[tuple[str, float]]:
+    """Return at most so many classes with their probabilities, the likeliest first."""
+    pairs = zip(explanation.labels, explanation.probabilities, strict=True)
+    return sorted(pairs, key=lambda pair: -pair[1])[:most]
+
+
 def odds(explanation: Explanation) -> list[str]:
     """Return the likeliest classes with their probabilities, and how many more there are."""
-    pairs = sorted(
-        zip(explanation.labels, explanation.probabilities, strict=True), key=lambda pair: -pair[1]
-    )
-    shown = [f"{label} {percent(probability)}" for label, probability in pairs[:_CLASSES]]
-    return [*shown, f"{len(pairs) - _CLASSES} more"] if len(pairs) > _CLASSES else shown
+    pairs = likeliest(explanation, _ODDS)
+    shown = [f"{label} {percent(probability)}" for label, probability in pairs]
+    more = len(explanation.labels) - len(pairs)
+    return [*shown, f"{more} more"] if more else shown
 
 
 def figure(method: str, score: float) -> str:

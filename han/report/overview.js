@@ -7,7 +7,7 @@ const fixed = (figure, digits = 2) => figure.toFixed(digits).replace(/^-(?=.*[1-
 const times = figure => figure === null ? "" : `${fixed(figure, Math.abs(figure) < 9.95 ? 1 : 0)} ×`;
 
 function table(caption, columns, rows) {
-  const head = element("tr", "", ...columns.map(name => {
+  const head = element("tr", "", columns.map(name => {
     const made = element("th", "", name);
     made.scope = "col";
     return made;
@@ -15,9 +15,9 @@ function table(caption, columns, rows) {
   const body = rows.map(([first, ...rest]) => {
     const made = element("th", "", first);
     made.scope = "row";
-    return element("tr", "", made, ...rest.map(cell => element("td", "", cell)));
+    return element("tr", "", made, rest.map(cell => element("td", "", cell)));
   });
-  return scrolling(caption, element("table", "", element("caption", "", caption), element("thead", "", head), element("tbody", "", ...body)));
+  return scrolling(caption, element("table", "", element("caption", "", caption), element("thead", "", head), element("tbody", "", body)));
 }
 // A table may be wider than a phone; the keyboard must reach what it can be scrolled to.
 function scrolling(name, made) {
@@ -89,7 +89,7 @@ function calibration({ bins, expected_error: error, documents }) {
   const bias = bins.reduce((sum, bin) => sum + bin.documents * (bin.confidence - bin.accuracy), 0) / documents;
   return element("section", "part", element("h2", "", "Is it right as often as it is sure?"),
     element("p", "lede", "Documents by the probability of their predicted class. On the dashed line the model is right as often as it says; ",
-      bias > 0 ? "here it is more often too sure of itself. " : "here it is more often too modest. ", "Expected calibration error: ", element("b", "", fixed(error, 3)), `, over ${count(documents, "document", "documents")}.`),
+      `here it is on average ${Math.abs(bias) < .0005 ? "as sure as it is right" : bias > 0 ? "too sure of itself" : "too modest"}. Expected calibration error: `, element("b", "", fixed(error, 3)), `, over ${count(documents, "document", "documents")}.`),
     element("div", "charts", element("figure", "", element("figcaption", "", "Confidence and accuracy"), drawn), element("figure", "", element("figcaption", "", "How many documents"), counts)),
     inTable(table("Calibration", ["Confidence", "Documents", "Mean confidence", "Accuracy"],
       bins.map(bin => [`${fixed(bin.low)} to ${fixed(bin.high)}`, bin.documents.toLocaleString("en"), fixed(bin.confidence, 3), fixed(bin.accuracy, 3)]))));
@@ -125,8 +125,8 @@ function classWords({ classes, method }, { openExample, searchWord }) {
   const context = element("th", "examples", "In context");
   context.scope = "col";
 
-  function example({ id, before, word, after }) {
-    const made = button("example", "", () => openExample(id));
+  function example({ id, position, before, word, after }) {
+    const made = button("example", "", () => openExample(position));
     made.append(element("span", "", before), element("b", "", word), element("span", "", after));
     made.dir = "auto";
     made.title = visible(id);
@@ -144,7 +144,7 @@ function classWords({ classes, method }, { openExample, searchWord }) {
       ...methods.map(method => element("td", "number extra", Object.hasOwn(entry.scores, method) ? signed(entry.scores[method]) : "")),
       element("td", "number extra", entry.occurrences.toLocaleString("en")),
       element("td", "number extra", entry.documents.toLocaleString("en")),
-      element("td", "examples", ...entry.examples.map(example)));
+      element("td", "examples", entry.examples.map(example)));
   }
 
   function draw() {
@@ -154,7 +154,7 @@ function classWords({ classes, method }, { openExample, searchWord }) {
     headings.forEach((made, i) => made.setAttribute("aria-sort", i !== column ? "none" : descending ? "descending" : "ascending"));
     lede.replaceChildren(visible(`By ${methodName(method)}, in the ${count(chosen.documents, "document", "documents")} read as `), element("b", "", element("bdi", "", chosen.label)),
       ". A word leads to its documents, an example to its place.");
-    body.replaceChildren(...shown.map(row));
+    refill(body, shown.map(row));
     more.hidden = shown.length === words.length;
     more.textContent = `Show all ${words.length} words`;
     for (const made of choice.querySelectorAll("button")) made.setAttribute("aria-pressed", String(known[Number(made.dataset.label)] === chosen));
@@ -169,7 +169,7 @@ function classWords({ classes, method }, { openExample, searchWord }) {
   choice.setAttribute("role", "group");
   choice.setAttribute("aria-label", "Class");
   if (known.length <= FEW_CLASSES) {
-    const segments = element("div", "segments", ...known.map(({ label }, i) => {
+    const segments = element("div", "segments", known.map(({ label }, i) => {
       const made = button("", label, () => choose(i));
       made.dataset.label = String(i);
       made.title = visible(label);
@@ -244,7 +244,7 @@ function faithfulnessPart({ documents, words: number, bins, methods, uniform, di
   return part;
 }
 
-// Draw the whole set into `root`. `openExample(id)` shows a document, `searchWord(word, label)` those
+// Draw the whole set into `root`. `openExample(position)` shows a document, `searchWord(word, label)` those
 // with a word that were read as a class.
 function drawOverview(root, { overview, faithfulness, ...acts }) {
   if (faithfulness?.summary.length) {

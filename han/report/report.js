@@ -1,7 +1,7 @@
 // A report: the list of documents with its search and filters, the views of the document that was
 // chosen, the tabs. The documents come compressed in the element `data`.
 
-const ROW = 56, PRINTED = 50, MATRIX_CLASSES = 12;
+const ROW = 56, PRINTED = 50, MATRIX_CLASSES = 40;
 const $ = id => document.getElementById(id);
 
 async function unpack(packed) {
@@ -11,7 +11,7 @@ async function unpack(packed) {
   return JSON.parse(await new Response(stream).text());
 }
 
-function startReport({ classes, methods, models, documents, others, overview, faithfulness }) {
+function startReport({ classes, methods, models, label, documents, others, overview, faithfulness }) {
   others.forEach((doc, i) => { doc.id = documents[i].id; doc.text = documents[i].text; });
   const records = i => others.length ? [documents[i], others[i]] : [documents[i]];
   const hasTruth = documents.some(doc => doc.truth >= 0);
@@ -40,7 +40,7 @@ function startReport({ classes, methods, models, documents, others, overview, fa
     const first = Math.max(0, Math.floor(list.scrollTop / ROW) - 3);
     const last = Math.min(view.length, Math.ceil((list.scrollTop + list.clientHeight) / ROW) + 3);
     listRows.style.height = `${view.length * ROW + 12}px`;
-    listRows.replaceChildren(...Array.from({ length: Math.max(0, last - first) }, (_, i) => row(first + i)));
+    refill(listRows, Array.from({ length: Math.max(0, last - first) }, (_, i) => row(first + i)));
     if (place >= first && place < last) list.setAttribute("aria-activedescendant", `row-${place}`);
     else list.removeAttribute("aria-activedescendant");
   }
@@ -65,7 +65,8 @@ function startReport({ classes, methods, models, documents, others, overview, fa
   }
 
   // The document in view, once, or twice to compare models, methods or classes.
-  const views = [createDocumentView($("view-1"), { classes, methods, models })];
+  const settings = { classes, methods, models, label };
+  const views = [createDocumentView($("view-1"), settings)];
   let comparing = false, shown = -1;
 
   function drawDocuments() {
@@ -94,11 +95,11 @@ function startReport({ classes, methods, models, documents, others, overview, fa
     $("views").classList.toggle("two", comparing);
     $("view-2").hidden = !comparing;
     if (!comparing) return;
-    if (views.length === 1) views.push(createDocumentView($("view-2"), { classes, methods, models }));
-    const { model, method, label, labels } = views[0].choice();
-    if (models.length > 1) views[1].choose({ model: 1 - model, method, label: null });
+    if (views.length === 1) views.push(createDocumentView($("view-2"), settings));
+    const { model, method, label: chosen, labels } = views[0].choice();
+    if (models.length > 1) views[1].choose({ model: 1 - model, method, label });
     else if (method === "attention") views[1].choose({ method: methods[1] });
-    else views[1].choose({ method, label: labels.find(other => other !== label) ?? null });
+    else views[1].choose({ method, label: labels.find(other => other !== chosen) ?? null });
     if (shown >= 0) views[1].show(...records(shown));
     else views[1].clear("No document fits the search and the filters.");
   }
@@ -202,11 +203,9 @@ function startReport({ classes, methods, models, documents, others, overview, fa
     remember();
   }
 
-  function openExample(id) {
-    const i = documents.findIndex(doc => doc.id === id);
-    if (i < 0) return;
+  function openExample(position) {
     showTab("documents");
-    openDocument(i);
+    openDocument(position);
   }
 
   function searchWord(word, label) {
@@ -262,7 +261,7 @@ function startReport({ classes, methods, models, documents, others, overview, fa
     });
     addEventListener("beforeprint", () => {
       if (tab !== "documents") return;
-      $("print").replaceChildren(...view.slice(place + 1, place + PRINTED).map(i => views[0].article(records(i))));
+      refill($("print"), view.slice(place + 1, place + PRINTED).map(i => views[0].article(records(i))));
     });
     addEventListener("afterprint", () => $("print").replaceChildren());
     list.addEventListener("keydown", event => {

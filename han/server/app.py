@@ -41,6 +41,9 @@ if TYPE_CHECKING:
 
 LOOPBACK = frozenset({"localhost", "127.0.0.1", "::1"})
 JSON = "application/json"
+MAX_SCORED = 20
+"""How many classes' scores the page gets: all where there are no more, or else the likeliest."""
+
 DRAINED = 100_000_000
 """How many bytes too many are read all the same, so that the sender comes to read the answer."""
 
@@ -130,7 +133,11 @@ class _Api:
     async def draw(self, request: Request) -> Response:
         asked = await self._to_explain(request)
         return await self._answer(
-            request, lambda: _records(asked, map(encode_document, self._explanations(asked)))
+            request,
+            lambda: _records(
+                asked,
+                (encode_document(one, scored=MAX_SCORED) for one in self._explanations(asked)),
+            ),
         )
 
     async def _to_explain(self, request: Request) -> ToExplain:
