@@ -6,7 +6,14 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from han.cli.explaining import PAGE_SAMPLE, RANKINGS, affordable, sample, scoring_cost
+from han.cli.explaining import (
+    PAGE_SAMPLE,
+    RANKINGS,
+    affordable,
+    explain_and_score,
+    sample,
+    scoring_cost,
+)
 from han.documents import Document
 from han.explanation import METHODS, Explanation
 from han.predictor import Predictor
@@ -126,9 +133,29 @@ class TestPage:
 class TestAffordable:
     def test_documents_of_the_usual_length_are_all_afforded(self) -> None:
         predictor = Predictor(make_bundle())
-        reviews = [Document(str(i), "The soup was cold. " * 20) for i in range(300)]
-        assert len(affordable(predictor, reviews)) == PAGE_SAMPLE
-        assert affordable(predictor, reviews[:12]) == list(range(12))
+        reviews = [Document(str(i), "The soup was cold. " * 20) for i in range(200)]
+        assert affordable(predictor, reviews) == list(range(200))
+
+    def test_a_page_and_the_command_score_the_same_documents(self, place: Place) -> None:
+        rows = [{"text": f"The soup was cold. So was I{'!' * (i % 7)}"} for i in range(230)]
+        source, target = place.write_rows("a.csv", rows), place.folder / "o.json"
+        place.run("faithfulness", source, f"--output={target}", "--method=attention,occlusion")
+        command = json.loads(target.read_text(encoding="utf-8"))
+        documents = [Document(str(i), row["text"]) for i, row in enumerate(rows)]
+        predictor = Predictor(make_bundle())
+        drawn = sample(range(230), PAGE_SAMPLE)
+        _, figures = explain_and_score(predictor, documents, ("attention",), drawn)
+        assert figures is not None
+        assert figures.to_dict() == command
+
+    def test_documents_that_are_too_long_are_counted(
+        self, place: Place, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        monkeypatch.setattr("han.cli.explaining.AFFORDED_CHARACTERS", 50)
+        source = place.write("a.csv", "text\nThe soup was cold.\n" + "Cold soup. " * 9 + "\n")
+        assert "1 documents, 5 words, seed 0; 1 more were too long." in " ".join(
+            place.run("faithfulness", source).out.split()
+        )
 
     def test_too_few_to_judge_by_are_not_scored(self) -> None:
         predictor = Predictor(make_bundle())

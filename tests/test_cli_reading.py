@@ -246,6 +246,14 @@ class TestErrors:
         assert outcome.status == 1
         assert "'validation' (found: train, test)" in outcome.err
 
+    @pytest.mark.parametrize("option", ["label_column", "id_column", "split_column"])
+    def test_a_column_that_is_named_must_be_there(self, place: Place, option: str) -> None:
+        source = place.write_rows("a.csv")
+        for command in ("classify", "explain"):
+            place.run(command, source, f"--{option}=nope").assert_one_line(
+                f"set `--{option}` to one of them"
+            )
+
     @pytest.mark.parametrize("options", [("--split", "test"), ("--keep_columns", "year")])
     def test_options_of_files_do_not_fit_a_text(
         self, place: Place, options: tuple[str, str]

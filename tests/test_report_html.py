@@ -121,7 +121,8 @@ class TestRenderHtml:
         page = render_html([make_explanation(), wrong, unlabelled], title="Reviews")
         text = " ".join("".join(Structure(page).texts).split())
         assert (
-            "Reviews 3 documents accuracy 0.500 of 2 with a true class model 3f9a1c000000" in text
+            "Reviews 3 documents accuracy 0.500 of 2 with a true class that the model knows model "
+            "3f9a1c000000" in text
         )
 
     def test_without_true_classes_no_accuracy_is_claimed(self) -> None:

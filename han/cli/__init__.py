@@ -18,6 +18,9 @@ TRAINING = {
 }
 MODEL_HELP = "a model directory, or a run that holds one"
 ALL_METHODS = "all"
+COLUMNS = {"label_column": "label", "id_column": "id", "split_column": "split"}
+"""Columns that are used where they are there; one that the user names must be."""
+
 EXAMPLES = """\
 examples:
   han demo
@@ -308,14 +311,18 @@ def _add_input(parser: argparse.ArgumentParser, why_label: str = "") -> None:
     parser.add_argument("--text_column", default="text", help="column of the text (%(default)s)")
     parser.add_argument(
         "--label_column",
-        default="label",
+        default=COLUMNS["label_column"],
         help=f"column of the true class, if any{why_label} (%(default)s)",
     )
     parser.add_argument(
-        "--id_column", default="id", help="column that names a document, if any (%(default)s)"
+        "--id_column",
+        default=COLUMNS["id_column"],
+        help="column that names a document, if any (%(default)s)",
     )
     parser.add_argument(
-        "--split_column", default="split", help="column of the split, if any (%(default)s)"
+        "--split_column",
+        default=COLUMNS["split_column"],
+        help="column of the split, if any (%(default)s)",
     )
     parser.add_argument(
         "--split", choices=("train", "validation", "test"), help="read only this split's documents"

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import argparse
 import itertools
+import math
 import random
 import sys
 from collections.abc import Iterable, Iterator, Sequence
@@ -31,8 +32,8 @@ Item = TypeVar("Item")
 
 PAGE_METHODS = ("attention", "attention_gradient")  # what a page shows unless asked
 PAGE_SAMPLE = 200  # documents on which a page's highlights are scored unless asked
-AFFORDED_WORDS = 60_000_000  # read to score them all, about half a minute's work for one thread
-AFFORDED_CHARACTERS = 100_000  # of one of them
+AFFORDED_WORDS = 60_000_000  # read to score those, or one, in about half a minute on one thread
+AFFORDED_CHARACTERS = 200_000  # of one document
 RANKINGS = 8  # of a document: by the methods of a page, occlusion, and random
 
 
@@ -55,13 +56,16 @@ def explain(command: argparse.Namespace) -> None:
     check_label(command.label, predictor)
     documents: Iterable[Document] = itertools.islice(source, command.limit)
     scored: list[int] = []
+    left_out = 0
     if command.faithfulness or suffix == ".html":
         documents = list(documents)  # read more than once
+        size = PAGE_SAMPLE if command.faithfulness is None else command.faithfulness
+        scored = drawn = sample(range(len(documents)), size)
         if command.faithfulness is None:
-            scored = affordable(predictor, documents)
-        else:
-            scored = sample(range(len(documents)), command.faithfulness)
-    explanations, figures = explain_and_score(predictor, documents, methods, scored)
+            chosen = affordable(predictor, [documents[position] for position in drawn])
+            scored = [drawn[i] for i in chosen]
+            left_out = len(drawn) - len(scored)
+    explanations, figures = explain_and_score(predictor, documents, methods, scored, left_out)
     if command.output:
         other = None
         if command.compare is not None:
@@ -102,7 +106,8 @@ def faithfulness(command: argparse.Namespace) -> None:
     column = command.rationale_column
     source = Input(command, (column,) if column else (), "rationale_column")
     predictor = load(command.model)
-    documents = sample(source, command.documents, command.seed)
+    drawn = sample(source, command.documents, command.seed)
+    documents = [one for one in drawn if cost_of(predictor, one) <= AFFORDED_WORDS]
     rationales: dict[int, tuple[Span, ...]] = {}
     for position, document in enumerate(documents):
         if column and document.columns[column] not in (None, ""):
@@ -118,6 +123,7 @@ def faithfulness(command: argparse.Namespace) -> None:
         others={name: load(name).explain_documents(documents) for name in command.compare},
         seed=command.seed,
     )
+    result = replace(result, left_out=len(drawn) - len(documents))
     if command.output:
         with atomic_file(Path(command.output)) as file:
             file.write(result.to_json() + "\n")
@@ -148,6 +154,7 @@ def explain_and_score(
     documents: Iterable[Document],
     methods: Sequence[str],
     scored: Sequence[int],
+    left_out: int = 0,
 ) -> tuple[Iterator[Explanation], Faithfulness | None]:
     """Explain documents, and score the explanations of some of them.
 
@@ -156,6 +163,7 @@ def explain_and_score(
         documents: The documents; a list where some are scored.
         methods: The ways to explain.
         scored: The positions of the documents to score.
+        left_out: How many more there would be if they were shorter.
 
     Returns:
         The explanations as they are asked for, those that were scored with their own figures, and
@@ -176,6 +184,7 @@ def explain_and_score(
                 with_progress(explained, "Scoring", len(scored)),
                 each=lambda i, of_document: own.update({scored[i]: of_document}),
             )
+            figures = replace(figures, left_out=left_out)
     explanations = predictor.explain_documents(documents, methods)
     with_own = (
         replace(explanation, faithfulness=own[position]) if position in own else explanation
@@ -185,33 +194,34 @@ def explain_and_score(
 
 
 def affordable(predictor: Predictor, documents: Sequence[Document]) -> list[int]:
-    """Return the positions of documents that can be scored in some seconds, drawn at random.
+    """Return the positions of the documents of a sample that can be scored in some seconds.
 
-    There are at most `PAGE_SAMPLE`, fewer where they are long, and none where they would be too few
-    to judge by.
+    They are none where they would be too few to judge by.
 
     Args:
         predictor: The model.
-        documents: The documents.
+        documents: The sample.
     """
     from han.faithfulness.summary import FEWEST
 
+    costs = [cost_of(predictor, document) for document in documents]
     order = list(range(len(documents)))
     random.Random(0).shuffle(order)
     chosen: list[int] = []
-    left = AFFORDED_WORDS
-    for position in order[: 10 * PAGE_SAMPLE]:
-        text = documents[position].text
-        if len(text) > AFFORDED_CHARACTERS:
-            continue
-        (words,) = predictor.bundle.vocabulary.encode([text])
-        cost = scoring_cost(words.words_per_sentence)
-        if 0 < cost <= min(left, AFFORDED_WORDS // FEWEST):
+    left: float = AFFORDED_WORDS
+    for position in order:
+        if 0 < costs[position] <= min(left, AFFORDED_WORDS // FEWEST):
             chosen.append(position)
-            left -= cost
-        if len(chosen) == PAGE_SAMPLE:
-            break
+            left -= costs[position]
     return sorted(chosen) if len(chosen) >= FEWEST else []
+
+
+def cost_of(predictor: Predictor, document: Document) -> float:
+    """Return `scoring_cost` of a document; infinity where its length alone says enough."""
+    if len(document.text) > AFFORDED_CHARACTERS:
+        return math.inf
+    (words,) = predictor.bundle.vocabulary.encode([document.text])
+    return scoring_cost(words.words_per_sentence)
 
 
 def scoring_cost(words_per_sentence: npt.NDArray[np.int32]) -> int:

@@ -12,7 +12,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, TypeVar
 
-from han.cli import printable
+from han.cli import COLUMNS, printable
 from han.documents import TABLE_SUFFIXES, TEXT_SUFFIXES, Document, inner_suffix, read_documents
 from han.records import check_columns, check_output, json_line, write_records
 
@@ -89,6 +89,9 @@ class Input:
                 split_column=command.split_column,
                 keep_columns=columns,
                 labels_required=False,
+                named_columns=tuple(
+                    name for name, column in COLUMNS.items() if getattr(command, name) != column
+                ),
                 encoding=command.encoding,
                 on_bad_row=command.on_bad_row,
                 skipped=self._skipped,

@@ -75,6 +75,7 @@ def read_documents(
     split_column: str | None = "split",
     keep_columns: Sequence[str] = (),
     labels_required: bool = True,
+    named_columns: Sequence[str] = (),
     encoding: str = "utf-8",
     on_bad_row: Literal["error", "skip"] = "error",
     skipped: Counter[str] | None = None,
@@ -110,6 +111,7 @@ def read_documents(
             present.
         keep_columns: Further columns to carry along.
         labels_required: Whether a document without a label is an error.
+        named_columns: Which of `label_column`, `id_column` and `split_column` a table must have.
         encoding: The encoding of text files; a byte order mark is dropped.
         on_bad_row: `"error"` stops at a row that cannot be used; `"skip"` leaves it out.
         skipped: Counts what was left out, by reason.
@@ -138,7 +140,15 @@ def read_documents(
     if labels_required and label_column is not None:
         required[label_column] = "label_column"
     required |= dict.fromkeys(keep_columns, "keep_columns")
-    optional = (label_column, id_column, split_column)
+    columns = {
+        "label_column": label_column,
+        "id_column": id_column,
+        "split_column": split_column,
+    }
+    required |= {
+        column: name for name, column in columns.items() if column and name in named_columns
+    }
+    optional = columns.values()
     wanted = {*required, *(column for column in optional if column is not None)}
 
     rows: Iterator[LocatedRow]

@@ -141,6 +141,7 @@ class Faithfulness:
         uniform: The check with uniform attention, of models that have attention.
         divergence: The comparison with other models.
         seed: Of the sample, the random rankings and the bootstrap.
+        left_out: How many documents of the sample were too long to be scored.
     """
 
     documents: int
@@ -150,6 +151,7 @@ class Faithfulness:
     uniform: UniformCheck | None = None
     divergence: tuple[Divergence, ...] = ()
     seed: int = 0
+    left_out: int = 0
 
     def of(self, method: str) -> MethodFigures:
         """Return the figures of one method.

@@ -34,12 +34,17 @@ def render_faithfulness(result: Faithfulness, console: Console) -> str:
         console.print()
         console.print(
             Text(
-                f"{result.documents:,} documents, {result.words:,} words, seed {result.seed}. "
-                "Below a figure: its 95 % interval, by bootstrap over the documents.",
+                f"{result.documents:,} documents, {result.words:,} words, seed {result.seed}"
+                f"{_left_out(result)}. Below a figure: its 95 % interval, by bootstrap over the "
+                "documents.",
                 style="dim",
             )
         )
     return "".join(f"{line.rstrip()}\n" for line in captured.get().splitlines())
+
+
+def _left_out(result: Faithfulness) -> str:
+    return f"; {result.left_out:,} more were too long" if result.left_out else ""
 
 
 def _name(figures: MethodFigures) -> str:

@@ -30,7 +30,7 @@ function scrolling(name, made) {
 const inTable = (...made) => element("details", "", element("summary", "", "The figures as a table"), ...made);
 
 // An estimate as it stands in a table: the mean, and its interval beneath.
-const estimate = (figure, write = part => fixed(part)) => figure ? element("span", "estimate", write(figure.mean), element("small", "", `${write(figure.low)} to ${write(figure.high)}`)) : "–";
+const estimate = (figure, write = part => fixed(part)) => figure ? element("span", "estimate", write(figure.mean), ...figure.low < figure.high ? [element("small", "", `${write(figure.low)} to ${write(figure.high)}`)] : []) : "–";
 
 // A chart with its axes. `x` and `y` are ticks: pairs of a place from 0 to 1 and its name. `draw` gets
 // functions from such places to the picture's units and returns what to add.
@@ -198,7 +198,7 @@ const MARKS = [
   (x, y) => svgElement("path", { d: `M${x} ${y + 4.5} l4.5 -8 h-9 z` }),
 ];
 
-function faithfulnessPart({ documents, words: number, bins, methods, uniform, divergence, seed }) {
+function faithfulnessPart({ documents, words: number, bins, methods, uniform, divergence, seed, left_out: leftOut }) {
   const style = i => `line ${methods[i].method === "random" ? "random" : `line-${i % MARKS.length}`}`;
   const mark = (i, x, y) => methods[i].method === "random" ? svgElement("path", { class: "cross", d: `M${x - 4} ${y - 4} l8 8 m0 -8 l-8 8` }) : MARKS[i % MARKS.length](x, y);
   const at = i => (i + .5) / bins.length;
@@ -218,7 +218,7 @@ function faithfulnessPart({ documents, words: number, bins, methods, uniform, di
     svgElement("svg", { width: 34, height: 14, "aria-hidden": "true" }, svgElement("g", { class: style(i) }, svgElement("path", { class: "curve", d: "M1 7 H33" }), mark(i, 17, 7))), element("span", "", methodName(method)))));
   const thousandths = figure => fixed(figure, 3), ranked = methods.filter(({ rank_agreement: agreement }) => Object.keys(agreement).length);
   const part = element("section", "part", element("h2", "", "How far the highlights can be trusted"),
-    element("p", "lede", `${count(documents, "document", "documents")} were classified again with words taken away, in the order of each method and in random order. Bands are intervals of 95 %.`),
+    element("p", "lede", `${count(documents, "document", "documents")} were classified again with words taken away, in the order of each method and in random order${leftOut ? `; ${count(leftOut, "more was", "more were")} too long for that` : ""}. Bands are intervals of 95 %.`),
     legend,
     element("div", "charts", curves("Comprehensiveness", "comprehensiveness", "without the words with most weight: more is better"), curves("Sufficiency", "sufficiency", "with those words alone: less is better")),
     table("What each ranking is worth", ["Method", "Comprehensiveness", "Over random", "Sufficiency", "Words to change the label", "Sentences to change it", "Label changed"],
