@@ -440,7 +440,7 @@ class TestRenderMarkdown:
             word_spans=list(pairwise([0, *ends])),
             sentence_spans=[[0, len(text)]],
             words_per_sentence=[len(words)],
-            word_attention=[float(i % 3) for i in range(len(words))],
+            word_attention=[i % 3 / 2 for i in range(len(words))],
             sentence_attention=[1.0],
             unknown=[False] * len(words),
         )
