@@ -157,6 +157,14 @@ class TestAffordable:
             place.run("faithfulness", source).out.split()
         )
 
+    def test_where_all_are_too_long_that_is_said(
+        self, place: Place, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        monkeypatch.setattr("han.cli.explaining.AFFORDED_CHARACTERS", 5)
+        place.run("faithfulness", place.write_rows("a.csv")).assert_one_line(
+            "each of the 3 documents drawn would take minutes to score"
+        )
+
     def test_too_few_to_judge_by_are_not_scored(self) -> None:
         predictor = Predictor(make_bundle())
         assert affordable(predictor, [Document("0", "The soup was cold.")] * 9) == []

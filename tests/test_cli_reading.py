@@ -246,6 +246,11 @@ class TestErrors:
         assert outcome.status == 1
         assert "'validation' (found: train, test)" in outcome.err
 
+    def test_a_column_of_the_file_is_not_taken_for_an_option(self, place: Place) -> None:
+        source = place.write_rows("a.jsonl", [{"note_column": 7}])
+        outcome = place.run("classify", source, "--text_column=note_column")
+        outcome.assert_one_line("`note_column` is")
+
     @pytest.mark.parametrize("option", ["label_column", "id_column", "split_column"])
     def test_a_column_that_is_named_must_be_there(self, place: Place, option: str) -> None:
         source = place.write_rows("a.csv")

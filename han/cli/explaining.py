@@ -21,11 +21,12 @@ from han.cli import ALL_METHODS
 from han.cli.reading import Input, check_label, check_target, load, with_progress
 from han.documents import Document
 from han.explanation import METHODS
+from han.faithfulness import Faithfulness, NoWordsError, evaluate, rationale_spans
 from han.faithfulness.removal import FLIP_STEPS
+from han.faithfulness.summary import FEWEST
 
 if TYPE_CHECKING:
     from han.explanation import Explanation, Span
-    from han.faithfulness import Faithfulness
     from han.predictor import Predictor
 
 Item = TypeVar("Item")
@@ -65,7 +66,9 @@ def explain(command: argparse.Namespace) -> None:
             chosen = affordable(predictor, [documents[position] for position in drawn])
             scored = [drawn[i] for i in chosen]
             left_out = len(drawn) - len(scored)
-    explanations, figures = explain_and_score(predictor, documents, methods, scored, left_out)
+    explanations, figures = explain_and_score(predictor, documents, methods, scored)
+    if figures is not None:
+        figures = replace(figures, left_out=left_out)
     if command.output:
         other = None
         if command.compare is not None:
@@ -92,8 +95,6 @@ def explain(command: argparse.Namespace) -> None:
 
 def faithfulness(command: argparse.Namespace) -> None:
     """Score the highlights by what happens to the model's decisions without the words."""
-    from han.faithfulness import evaluate, rationale_spans
-
     if command.documents < 1:
         raise ValueError(f"`--documents` must be at least 1, got {command.documents}.")
     if command.seed < 0:
@@ -108,6 +109,11 @@ def faithfulness(command: argparse.Namespace) -> None:
     predictor = load(command.model)
     drawn = sample(source, command.documents, command.seed)
     documents = [one for one in drawn if cost_of(predictor, one) <= AFFORDED_WORDS]
+    if drawn and not documents:
+        raise ValueError(
+            f"{command.input}: each of the {len(drawn)} documents drawn would take minutes to "
+            "score; cut them into shorter ones."
+        )
     rationales: dict[int, tuple[Span, ...]] = {}
     for position, document in enumerate(documents):
         if column and document.columns[column] not in (None, ""):
@@ -154,7 +160,6 @@ def explain_and_score(
     documents: Iterable[Document],
     methods: Sequence[str],
     scored: Sequence[int],
-    left_out: int = 0,
 ) -> tuple[Iterator[Explanation], Faithfulness | None]:
     """Explain documents, and score the explanations of some of them.
 
@@ -163,14 +168,11 @@ def explain_and_score(
         documents: The documents; a list where some are scored.
         methods: The ways to explain.
         scored: The positions of the documents to score.
-        left_out: How many more there would be if they were shorter.
 
     Returns:
         The explanations as they are asked for, those that were scored with their own figures, and
         the figures over all of those; None where there is no word to score.
     """
-    from han.faithfulness import NoWordsError, evaluate
-
     figures: Faithfulness | None = None
     own: dict[int, dict[str, dict[str, float]]] = {}
     if scored:
@@ -184,7 +186,6 @@ def explain_and_score(
                 with_progress(explained, "Scoring", len(scored)),
                 each=lambda i, of_document: own.update({scored[i]: of_document}),
             )
-            figures = replace(figures, left_out=left_out)
     explanations = predictor.explain_documents(documents, methods)
     with_own = (
         replace(explanation, faithfulness=own[position]) if position in own else explanation
@@ -202,8 +203,6 @@ def affordable(predictor: Predictor, documents: Sequence[Document]) -> list[int]
         predictor: The model.
         documents: The sample.
     """
-    from han.faithfulness.summary import FEWEST
-
     costs = [cost_of(predictor, document) for document in documents]
     order = list(range(len(documents)))
     random.Random(0).shuffle(order)

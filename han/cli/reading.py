@@ -22,7 +22,7 @@ if TYPE_CHECKING:
 Item = TypeVar("Item")
 
 # What messages of `read_documents` call its arguments; here they are options.
-_OPTION = re.compile(r"`((?:\w+)_column|keep_columns|encoding|on_bad_row)`")
+_OPTION = re.compile(r"`((?:text|label|id|split)_column|encoding|on_bad_row)`")
 
 
 def classify(command: argparse.Namespace) -> None:
@@ -114,7 +114,7 @@ class Input:
                 if self._split in (None, document.split):
                     yield document
         except ValueError as error:
-            message = str(error).replace("`keep_columns`", f"`{self._option}`")
+            message = str(error).replace("`keep_columns`", f"`--{self._option}`")
             raise ValueError(_OPTION.sub(r"`--\1`", message)) from error
         if self._split not in (None, *splits):
             there = ", ".join(split or "no split" for split in splits)
