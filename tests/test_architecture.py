@@ -38,6 +38,7 @@ ORDER = (
     "bundle",
     "predictor",
     "metrics",
+    "baseline",
     "datamodule",
     "optimization",
     "module",

@@ -29,6 +29,7 @@ examples:
   han explain runs/reviews new_reviews.csv --output report.html
   han words runs/reviews new_reviews.csv
   han serve runs/reviews
+  han baseline reviews.csv --text_column review --label_column stars
 """
 
 
@@ -258,6 +259,53 @@ def _parser() -> argparse.ArgumentParser:
     )
     words.set_defaults(run=_later("words", "words"))
 
+    baseline = commands.add_parser(
+        "baseline",
+        allow_abbrev=False,
+        help="see what linear models on bags of words make of your documents",
+        description="Train scikit-learn's TF-IDF of words and pairs of words with a linear SVM and "
+        "with logistic regression, on the documents and the split of `han fit`. Figures on "
+        "validation are after training on the training documents, those on test after training "
+        "on both.",
+    )
+    baseline.add_argument(
+        "input",
+        metavar="DOCUMENTS",
+        help="labelled documents, as --data.train of `han fit`: a file (CSV, TSV, JSON lines, "
+        "Parquet; .gz and .zst), a folder with one sub-folder of text files a class, "
+        "hf://owner/name, or builtin",
+    )
+    for split in ("validation", "test"):
+        baseline.add_argument(
+            f"--{split}",
+            metavar="DOCUMENTS",
+            help=f"{split} documents, where they are not among the others",
+        )
+    _add_reading(baseline, "column of the class")
+    baseline.add_argument(
+        "--validation_share",
+        type=float,
+        default=0.1,
+        metavar="SHARE",
+        help="share of the training documents for validation where nothing else says (%(default)s)",
+    )
+    baseline.add_argument(
+        "--seed",
+        type=int,
+        default=0,
+        help="decides the validation share, as --seed_everything of `han fit`, and what the SVM "
+        "draws at random (%(default)s)",
+    )
+    baseline.add_argument(
+        "--cache_dir",
+        metavar="FOLDER",
+        help="where the documents are kept as they are read; by default the user's cache folder",
+    )
+    baseline.add_argument(
+        "--output", metavar="FILE", help="a .json file for all figures, besides the table"
+    )
+    baseline.set_defaults(run=_later("baseline", "baseline"))
+
     serve = commands.add_parser(
         "serve",
         allow_abbrev=False,
@@ -308,11 +356,17 @@ def _add_input(parser: argparse.ArgumentParser, why_label: str = "") -> None:
         "hf://owner/name, - for standard input (JSON lines, or a text a line), or else the text "
         "itself",
     )
+    parser.add_argument(
+        "--split", choices=("train", "validation", "test"), help="read only this split's documents"
+    )
+    _add_reading(parser, f"column of the true class, if any{why_label}")
+
+
+def _add_reading(parser: argparse.ArgumentParser, label: str) -> None:
+    """Add how rows become documents; `label` says what the column of labels is for."""
     parser.add_argument("--text_column", default="text", help="column of the text (%(default)s)")
     parser.add_argument(
-        "--label_column",
-        default=COLUMNS["label_column"],
-        help=f"column of the true class, if any{why_label} (%(default)s)",
+        "--label_column", default=COLUMNS["label_column"], help=f"{label} (%(default)s)"
     )
     parser.add_argument(
         "--id_column",
@@ -323,9 +377,6 @@ def _add_input(parser: argparse.ArgumentParser, why_label: str = "") -> None:
         "--split_column",
         default=COLUMNS["split_column"],
         help="column of the split, if any (%(default)s)",
-    )
-    parser.add_argument(
-        "--split", choices=("train", "validation", "test"), help="read only this split's documents"
     )
     parser.add_argument("--encoding", default="utf-8", help="of text files (%(default)s)")
     parser.add_argument(

@@ -44,7 +44,7 @@ def explain(command: argparse.Namespace) -> None:
 
     if command.output:
         check_report_path(command.output)
-        check_target(command)
+        check_target(command.output, command.input)
     suffix = Path(command.output or "").suffix.lower()
     methods = _methods(command.method) or (PAGE_METHODS if suffix == ".html" else METHODS[:1])
     _check_sample(command.faithfulness, suffix)
@@ -102,7 +102,7 @@ def faithfulness(command: argparse.Namespace) -> None:
     if command.output:
         if Path(command.output).suffix.lower() != ".json":
             raise ValueError(f"{command.output}: the figures are written as .json; name it so.")
-        check_target(command)
+        check_target(command.output, command.input)
     methods = _methods(command.method) or METHODS
     column = command.rationale_column
     source = Input(command, (column,) if column else (), "rationale_column")

@@ -31,7 +31,7 @@ def classify(command: argparse.Namespace) -> None:
     check_columns(columns)
     if command.output:
         check_output(command.output, columns=columns)
-        check_target(command)
+        check_target(command.output, command.input)
     documents = Input(command, columns)
     predictor = load(command.model)
     score = Score(frozenset(predictor.labels))
@@ -186,16 +186,22 @@ def _is_source(text: str) -> bool:
     return False
 
 
-def check_target(command: argparse.Namespace) -> None:
-    """Refuse an output that would destroy something, before any work is done for it."""
-    path = Path(command.output)
+def check_target(output: str, *inputs: str) -> None:
+    """Refuse an output that would destroy something, before any work is done for it.
+
+    Args:
+        output: The file to write.
+        inputs: What is read.
+    """
+    path = Path(output)
     if path.exists() and not path.is_file():
         raise ValueError(f"{path} is no regular file; name one, or leave `--output` out.")
     for folder in path.parents:
         if folder.exists() and not folder.is_dir():
             raise ValueError(f"{folder} is no folder, so {path.name} cannot be written in it.")
-    if path.exists() and os.path.exists(command.input) and path.samefile(command.input):
-        raise ValueError(f"{path} is the input; name another file for `--output`.")
+    for source in inputs:
+        if path.exists() and os.path.exists(source) and path.samefile(source):
+            raise ValueError(f"{path} is the input; name another file for `--output`.")
 
 
 def check_label(label: str | None, predictor: Predictor) -> None:

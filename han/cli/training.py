@@ -14,9 +14,10 @@ from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any, Literal, cast
 
+import numpy as np
 import pytorch_lightning as pl
 import torch
-from jsonargparse import Namespace
+from jsonargparse import ActionYesNo, Namespace
 from jsonargparse.typing import NonNegativeInt
 from lightning_fabric.utilities.exceptions import MisconfigurationException
 from pytorch_lightning.callbacks import EarlyStopping, ModelCheckpoint, RichProgressBar
@@ -26,7 +27,9 @@ from rich.table import Table
 
 from han import native
 from han.atomic import atomic_file
+from han.baseline import compare, train_baseline
 from han.bundle import Bundle
+from han.cli.baseline import figures_table, report_notes, report_skipped
 from han.cli.recording import CONFIG, METRICS, AtomicCheckpointIO, ConfigFile, metrics_file
 from han.cli.runs import CHECKPOINT_FOLDER, find_checkpoint, new_run, run_of
 from han.datamodule import HANDataModule, Learned, read_checkpoint
@@ -35,6 +38,7 @@ from han.predictor import Prediction
 from han.records import write_records
 
 MODEL, TEST_METRICS, PREDICTIONS = "model", "test_metrics.json", "predictions.jsonl"
+BASELINE = "baseline.json"
 SPLITS = {"fit": "train", "validate": "validation", "test": "test", "predict": "predict"}
 _RUN_DIR = "HAN_RUN_DIR"  # tells the processes that Lightning launches which run they belong to
 _DEFAULTS: dict[str, Any] = {
@@ -165,6 +169,14 @@ class HANCLI(LightningCLI):
             default=5,
             help="Training stops when the figure has not improved for so many validations.",
         )
+        parser.add_argument(
+            "--baseline",
+            action=ActionYesNo,
+            nargs="?",
+            default=False,
+            help="Whether fit ends by training linear models on bags of words (see `han baseline`) "
+            "and says whether the network is better.",
+        )
         parser.link_arguments("seed_everything", "data.seed")
         for size in ("vocabulary_size", "num_classes", "embedding_size"):
             parser.link_arguments(f"data.{size}", f"model.{size}", apply_on="instantiate")
@@ -271,6 +283,8 @@ class HANCLI(LightningCLI):
             vocabulary, labels = self.datamodule.vocabulary, self.datamodule.labels
             Bundle(self.model.network, vocabulary, labels, facts).save(self.run_dir / MODEL)
             sys.stdout.write(f"model: {self.run_dir / MODEL}\n")
+        if self._config.baseline:
+            self._compare_with_baseline()
 
     def validate(self, **kwargs: Any) -> None:  # noqa: ANN401  # what Lightning's has
         """Compute and print the figures of the validation documents."""
@@ -288,16 +302,43 @@ class HANCLI(LightningCLI):
     def predict(self, **kwargs: Any) -> None:  # noqa: ANN401  # what Lightning's has
         """Classify the documents of `--data.predict` and write prediction records."""
         self._load_weights(self._config.ckpt_path)
+        rows = self._probabilities(**kwargs)
+        if self.trainer.is_global_zero:
+            path = self.run_dir / PREDICTIONS
+            write_records(path, self._records(rows), self.datamodule.labels)
+            sys.stdout.write(f"predictions: {path}\n")
+
+    def _probabilities(self, **kwargs: Any) -> list[list[float]]:  # noqa: ANN401  # Lightning's
+        """Return each class's probability for each document, in the documents' order."""
         batches: Any = self.trainer.predict(**kwargs)  # a list of what `predict_step` returned
         rows = [row for batch in batches for row in batch.tolist()]
         if self.trainer.world_size > 1:
             shares: list[list[list[float]]] = [[]] * self.trainer.world_size
             torch.distributed.all_gather_object(shares, rows)
             rows = [row for share in shares for row in share]  # contiguous shares, by rank
-        if self.trainer.is_global_zero:
-            path = self.run_dir / PREDICTIONS
-            write_records(path, self._records(rows), self.datamodule.labels)
-            sys.stdout.write(f"predictions: {path}\n")
+        return rows
+
+    def _compare_with_baseline(self) -> None:
+        """Print and write the network's figures beside those of linear models."""
+        corpus = self.datamodule.corpus
+        split, loader = "validation", self.datamodule.val_dataloader
+        if "test" in corpus.splits:
+            split, loader = "test", self.datamodule.test_dataloader
+        rows = self._probabilities(model=self.model, dataloaders=loader())
+        if not self.trainer.is_global_zero:
+            return
+        baseline = train_baseline(corpus, seed=int(self._config.seed_everything))
+        comparison = compare(baseline, corpus, np.argmax(rows, axis=1), split)
+        path = self.run_dir / BASELINE
+        with atomic_file(path) as file:
+            record = {**baseline.to_dict(), "comparison": comparison.to_dict()}
+            json.dump(record, file, ensure_ascii=False, indent=2)
+            file.write("\n")
+        figures = {"network": {split: comparison.figures}}
+        figures |= {model.name: {split: model.figures[split]} for model in baseline.models}
+        table = figures_table(figures)
+        sys.stdout.write(f"baseline: {path}\n\n{table}\n{comparison.verdict()}\n")
+        report_notes(baseline)
 
     def _records(self, rows: Sequence[Sequence[float]]) -> Iterator[dict[str, object]]:
         """Yield the prediction record of each document."""
@@ -388,9 +429,7 @@ def _describe(data: HANDataModule) -> None:
             split, *(f"{n:,}" for n in numbers), f"{unknown:.1%}", *(f"{n:,}" for n in flagged)
         )
     console.print(table)
-    for split, counts in data.corpus.summary.items():
-        for reason, count in counts["skipped"].items():
-            console.print(f"skipped {count:,} of {split}: {reason}", markup=False)
+    report_skipped(data.corpus)
     found = ""
     if data.pretrained is not None:
         share = data.pretrained.found / max(1, data.vocabulary_size - 1)

@@ -38,7 +38,7 @@ def words(command: argparse.Namespace) -> None:
         )
     if command.output:
         check_suffix(command.output, (*OUTPUT_SUFFIXES, ".json"))
-        check_target(command)
+        check_target(command.output, command.input)
     documents = Input(command)
     predictor = load(command.model)
     check_label(command.label, predictor)

@@ -1,0 +1,98 @@
+"""`han baseline`: linear models on the documents that a network would learn from."""
+
+from __future__ import annotations
+
+import argparse
+import json
+import re
+import sys
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import platformdirs
+
+from han.baseline import Baseline, train_baseline
+from han.cli import printable
+from han.cli.reading import check_target
+from han.corpus import Corpus, prepare_corpus
+from han.embeddings import BUILTIN
+from han.records import check_suffix, text_file
+
+_OPTIONS = (  # arguments of `prepare_corpus`, which are options of the command
+    "validation",
+    "test",
+    "text_column",
+    "label_column",
+    "id_column",
+    "split_column",
+    "encoding",
+    "on_bad_row",
+    "validation_share",
+    "seed",
+)
+
+
+def baseline(command: argparse.Namespace) -> None:
+    """Train both linear models, print their figures and write them."""
+    if command.output:
+        check_suffix(command.output, (".json",))
+        sources = (command.input, command.validation, command.test)
+        check_target(command.output, *(source for source in sources if source is not None))
+    train = command.input
+    if train == BUILTIN:
+        from han.datamodule import bundled_corpus
+
+        train = bundled_corpus()
+    options = {name: getattr(command, name) for name in _OPTIONS}
+    cache = Path(command.cache_dir or platformdirs.user_cache_dir("han"))
+    try:
+        corpus = prepare_corpus(train=train, **options, cache_dir=cache / "corpora")
+        report_skipped(corpus)
+        result = train_baseline(corpus, seed=command.seed)
+    except (ValueError, OSError) as error:
+        if isinstance(error, OSError) and error.errno is not None:
+            raise  # the system's words
+        names = "|".join((*_OPTIONS, "cache_dir"))
+        raise ValueError(re.sub(rf"`({names})`", r"`--\1`", str(error))) from error
+    if command.output:
+        with text_file(Path(command.output)) as file:
+            json.dump(result.to_dict(), file, ensure_ascii=False, indent=2)
+            file.write("\n")
+        sys.stderr.write(f"baseline: {command.output}\n")
+    sys.stdout.write(figures_table({model.name: model.figures for model in result.models}))
+    counts = ", ".join(f"{count:,} {split}" for split, count in result.documents.items())
+    sys.stdout.write(
+        f"\n{len(corpus.labels)} classes; {counts} documents; {result.best.name} is better on "
+        "validation\n"
+    )
+    report_notes(result)
+
+
+def figures_table(figures: Mapping[str, Mapping[str, Mapping[str, Any]]]) -> str:
+    """Return accuracy and macro-F1 as lines: a row a model, two columns a split."""
+    name_width = max(map(len, figures))
+    splits = next(iter(figures.values()))
+    lines = [
+        " " * name_width + "".join(f"{split:>20}" for split in splits),
+        " " * name_width + f"{'accuracy':>10}{'macro-F1':>10}" * len(splits),
+    ]
+    for name, of_model in figures.items():
+        cells = [
+            f"{one[key]:10.4f}" for one in of_model.values() for key in ("accuracy", "macro_f1")
+        ]
+        lines.append(f"{name:<{name_width}}{''.join(cells)}")
+    return "".join(f"{line}\n" for line in lines)
+
+
+def report_skipped(corpus: Corpus) -> None:
+    """Say on standard error how many rows of each source were skipped, and why."""
+    for split, counts in corpus.summary.items():
+        for reason, count in counts["skipped"].items():
+            sys.stderr.write(f"skipped {count:,} of {split}: {printable(reason)}\n")
+
+
+def report_notes(result: Baseline) -> None:
+    """Say on standard error what a reader of the figures must know besides."""
+    for note in result.notes():
+        sys.stderr.write(f"{note}\n")
