@@ -125,24 +125,25 @@ class Comparison:
 
     def verdict(self) -> str:
         """Say in one sentence whether the network earns its keep."""
-        points = f"{abs(100 * self.difference):.1f} points"
         documents = f"{self.figures['documents']:,} {self.split} documents"
+        points = f"{abs(100 * self.difference):.1f} points"
+        place = f"{points} above that of" if self.difference > 0 else f"{points} below that of"
+        if not self.difference:
+            place = "the same as that of"
         interval = f"95 % interval {100 * self.low:+.1f} to {100 * self.high:+.1f}"
         if self.low > 0:
-            return (
-                f"The network earns its keep: on {documents} its accuracy is {points} above that "
-                f"of the {self.opponent} ({interval})."
-            )
-        if self.high < 0:
-            return (
-                f"The network does not earn its keep: on {documents} its accuracy is {points} "
-                f"below that of the {self.opponent} ({interval})."
-            )
-        place = "above" if self.difference > 0 else "below"
-        difference = f"{points} {place}" if self.difference else "the same as"
+            answer, chance = "The network earns its keep", ""
+        elif self.high < 0:
+            answer, chance = "The network does not earn its keep", ""
+        else:
+            answer = "Whether the network earns its keep is open"
+            chance = ", which can be chance" if self.difference else ""
+        flattered = ""
+        if self.split == "validation":
+            flattered = "; by these documents the network's epoch was chosen, which flatters it"
         return (
-            f"Whether the network earns its keep is open: on {documents} its accuracy is "
-            f"{difference} that of the {self.opponent}, which can be chance ({interval})."
+            f"{answer}: on {documents} its accuracy is {place} the {self.opponent}{chance} "
+            f"({interval}){flattered}."
         )
 
     def to_dict(self) -> dict[str, Any]:

@@ -63,8 +63,8 @@ def baseline(command: argparse.Namespace) -> None:
     sys.stdout.write(figures_table({model.name: model.figures for model in result.models}))
     counts = ", ".join(f"{count:,} {split}" for split, count in result.documents.items())
     sys.stdout.write(
-        f"\n{len(corpus.labels)} classes; {counts} documents; {result.best.name} is better on "
-        "validation\n"
+        f"\n{len(corpus.labels)} classes; {counts} documents; chosen on validation: "
+        f"{result.best.name}\n"
     )
     report_notes(result)
 
