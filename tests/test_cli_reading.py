@@ -12,7 +12,7 @@ import pytest
 
 import han.cli.reading
 from han import load, native
-from han.cli import main
+from han.cli import TRAINING, main
 from tests.commands import ROWS, Place, packages_after, run_process
 from tests.tiny import TEXTS, save_model
 
@@ -308,7 +308,7 @@ class TestMain:
             main(args)
         assert caught.value.code == 0
         out = capsys.readouterr().out
-        for command in ("demo", "fit", "validate", "test", "predict", "classify", "explain"):
+        for command in (*TRAINING, "demo", "classify", "explain", "baseline"):
             assert f"\n    {command} " in out
 
     @pytest.mark.parametrize("command", ["classify", "explain"])

@@ -23,6 +23,7 @@ import han
 from han import native
 from han.cli.recording import AtomicCheckpointIO, metrics_file
 from han.cli.runs import find_checkpoint, new_run, run_of
+from han.datamodule import HANDataModule
 from han.documents import Document
 from han.module import HANModule
 from tests.reviews import QUICK, fit, read_csv, rows, write_reviews, write_rows
@@ -149,6 +150,63 @@ class TestFit:
             "bad",
             "good",
         )
+
+    def test_asked_for_it_is_compared_with_linear_models(
+        self, folder: Path, capsys: pytest.CaptureFixture[str]
+    ) -> None:
+        assert fit(*LEARNING, "--baseline") == 0
+        run = folder / "runs/reviews/1"
+        assert files(run) == {*FILES, "baseline.json"}
+        record = json.loads((run / "baseline.json").read_text(encoding="utf-8"))
+        compared, tested = record["comparison"], figures(run)
+        assert compared["split"] == "test"
+        assert compared["network"] == {name: tested[name] for name in compared["network"]}
+        opponent = record["models"][record["best"]]["test"]
+        won = compared["only_network_right"] - compared["only_opponent_right"]
+        assert won == round(8 * (tested["accuracy"] - opponent["accuracy"]))
+        assert record["documents"] == {"train": 26, "validation": 6, "test": 8}
+        *_, heading, names, network, svm, regression, _, verdict = capsys.readouterr().out.split(
+            "\n"
+        )[:-1]
+        assert (heading.split(), names.split()) == (["test"], ["accuracy", "macro-F1"])
+        assert network.split() == [
+            "network",
+            f"{tested['accuracy']:.4f}",
+            f"{tested['macro_f1']:.4f}",
+        ]
+        assert svm.startswith("linear SVM ")
+        assert regression.startswith("logistic regression ")
+        assert verdict == compared["verdict"]
+
+    def test_without_test_documents_it_is_compared_on_validation(self, folder: Path) -> None:
+        write_rows(folder / "plain.csv", [row[:3] for row in rows()], ("id", "text", "label"))
+        assert run_han("fit", "--data.train=plain.csv", *QUICK, "--baseline") == 0
+        record = json.loads((folder / "runs/plain/1/baseline.json").read_text(encoding="utf-8"))
+        compared = record["comparison"]
+        assert compared["split"] == "validation"
+        assert record["documents"] == {"train": 36, "validation": 4}
+        model = han.load(folder / "runs/plain/1")
+        data = HANDataModule("plain.csv", vectors="none", cache_dir="cache")
+        documents = data.corpus.splits["validation"]
+        right = [
+            prediction.label == data.labels[label]
+            for prediction, label in zip(
+                model.classify(documents.texts[:]), documents.labels, strict=True
+            )
+        ]
+        assert compared["network"]["accuracy"] == sum(right) / 4
+
+    def test_what_hinders_the_linear_models_costs_no_model(
+        self, folder: Path, capsys: pytest.CaptureFixture[str]
+    ) -> None:
+        short = [(row[0], "a b. c" if row[2] == "bad" else "x y. z", *row[2:]) for row in rows()]
+        write_rows(folder / "reviews.csv", short)
+        assert fit("--baseline") == 1
+        run = folder / "runs/reviews/1"
+        assert files(run) == FILES
+        err = capsys.readouterr().err
+        assert err.splitlines()[-1].startswith("han: The linear models find no word")
+        assert "Traceback" not in err
 
     def test_its_config_trains_the_same_network_again(self, folder: Path) -> None:
         assert fit("--seed_everything=3", "--model.word_dropout=0.4", "--name=a") == 0
@@ -831,9 +889,13 @@ class TestTwoProcesses:
             assert second["label"] == first["label"]
 
     def test_messages_come_once(self, shared: Path) -> None:
-        args = ("--data.train=reviews.csv", *QUICK, "--run_dir=talk")
+        args = ("--data.train=reviews.csv", *QUICK, "--run_dir=talk", "--baseline")
         done = in_two_processes(shared, "fit", *args)
         assert done.stdout.count("model: ") == 1
+        assert done.stdout.count("earns its keep") + done.stdout.count("earn its keep") == 1
+        compared = json.loads((shared / "talk/baseline.json").read_text())["comparison"]["network"]
+        tested = figures(shared / "talk")
+        assert compared["confusion_matrix"] == tested["confusion_matrix"]
         assert done.stderr.count("2 classes") == 1
         assert "Traceback" not in done.stderr
         assert "It is recommended" not in done.stderr
