@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import inspect
 import json
 import random
 import warnings
@@ -19,6 +20,7 @@ from sklearn.svm import LinearSVC
 
 import han.baseline
 from han.baseline import Baseline, Comparison, LinearModel, compare, paired_interval, train_baseline
+from han.cli.baseline import OPTIONS
 from han.corpus import Corpus, prepare_corpus
 from han.datamodule import HANDataModule
 from han.tokenization import Tokenizer
@@ -407,6 +409,28 @@ class TestCommand:
         data = HANDataModule(str(source), cache_dir=str(place.folder / "cache"))
         assert data.num_classes == 3
         assert {path.name for path in read()} == before
+
+    @pytest.mark.parametrize("name", OPTIONS)
+    def test_defaults_are_those_of_han_fit(
+        self, place: Place, monkeypatch: pytest.MonkeyPatch, name: str
+    ) -> None:
+        used: dict[str, object] = {}
+
+        def watched(**options: object) -> Corpus:
+            used.update(options)
+            raise ValueError("seen")
+
+        monkeypatch.setattr("han.cli.baseline.prepare_corpus", watched)
+        self.run(place, "a.jsonl").assert_one_line("seen")
+        assert used[name] == inspect.signature(HANDataModule).parameters[name].default
+
+    def test_documents_without_a_word_twice_are_read_when_asked_to(self, place: Place) -> None:
+        rows = [{"text": f"word{i}", "label": "ab"[i % 2]} for i in range(6)]
+        source = write(place.folder / "a.jsonl", rows)
+        assert "lower `--min_count`" in self.run(place, source).err
+        outcome = self.run(place, source, "--min_count=1")
+        assert outcome.status == 0
+        assert "(min_df=1)" in outcome.err
 
     @pytest.mark.parametrize(
         ("options", "part"),

@@ -290,6 +290,13 @@ def _parser() -> argparse.ArgumentParser:
         help="share of the training documents for validation where nothing else says (%(default)s)",
     )
     baseline.add_argument(
+        "--min_count",
+        type=int,
+        default=2,
+        metavar="N",
+        help="some word must occur so often, as for --data.min_count of `han fit` (%(default)s)",
+    )
+    baseline.add_argument(
         "--seed",
         type=int,
         default=0,

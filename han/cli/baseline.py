@@ -19,7 +19,7 @@ from han.corpus import Corpus, prepare_corpus
 from han.embeddings import BUILTIN
 from han.records import check_suffix, text_file
 
-_OPTIONS = (  # arguments of `prepare_corpus`, which are options of the command
+OPTIONS = (  # arguments of `prepare_corpus` that are options of the command
     "validation",
     "test",
     "text_column",
@@ -28,6 +28,7 @@ _OPTIONS = (  # arguments of `prepare_corpus`, which are options of the command
     "split_column",
     "encoding",
     "on_bad_row",
+    "min_count",
     "validation_share",
     "seed",
 )
@@ -44,7 +45,7 @@ def baseline(command: argparse.Namespace) -> None:
         from han.datamodule import bundled_corpus
 
         train = bundled_corpus()
-    options = {name: getattr(command, name) for name in _OPTIONS}
+    options = {name: getattr(command, name) for name in OPTIONS}
     cache = Path(command.cache_dir or platformdirs.user_cache_dir("han"))
     try:
         corpus = prepare_corpus(train=train, **options, cache_dir=cache / "corpora")
@@ -53,7 +54,7 @@ def baseline(command: argparse.Namespace) -> None:
     except (ValueError, OSError) as error:
         if isinstance(error, OSError) and error.errno is not None:
             raise  # the system's words
-        names = "|".join((*_OPTIONS, "cache_dir"))
+        names = "|".join((*OPTIONS, "cache_dir"))
         raise ValueError(re.sub(rf"`({names})`", r"`--\1`", str(error))) from error
     if command.output:
         with text_file(Path(command.output)) as file:
