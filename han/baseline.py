@@ -103,6 +103,8 @@ class Baseline:
 class Comparison:
     """A network beside the better linear model, on the same documents.
 
+    The interval is for other documents of the same kind; another seed's network differs besides.
+
     Args:
         split: The split they come from.
         opponent: The linear model's name.
