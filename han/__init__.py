@@ -7,15 +7,24 @@ from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
     from han.datamodule import HANDataModule
+    from han.estimator import HANClassifier
     from han.explanation import Explanation
     from han.model import HierarchicalAttentionNetwork
     from han.module import HANModule
     from han.predictor import load
 
-__all__ = ["Explanation", "HANDataModule", "HANModule", "HierarchicalAttentionNetwork", "load"]
+__all__ = [
+    "Explanation",
+    "HANClassifier",
+    "HANDataModule",
+    "HANModule",
+    "HierarchicalAttentionNetwork",
+    "load",
+]
 
 _HOMES = {
     "Explanation": "han.explanation",
+    "HANClassifier": "han.estimator",
     "HANDataModule": "han.datamodule",
     "HANModule": "han.module",
     "HierarchicalAttentionNetwork": "han.model",

@@ -120,9 +120,10 @@ class Bundle:
         content = _read(directory, WEIGHTS)
         try:
             tokenizer = Tokenizer(**_arguments(config, "tokenizer", Tokenizer))
-            network = HierarchicalAttentionNetwork(
-                **_arguments(config, "network", HierarchicalAttentionNetwork)
-            )
+            with torch.random.fork_rng(devices=()):  # what it starts from is replaced below
+                network = HierarchicalAttentionNetwork(
+                    **_arguments(config, "network", HierarchicalAttentionNetwork)
+                )
             labels = _labels(config)
         except ValueError as error:
             raise ValueError(f"{directory / CONFIG}: {error} {_ADVICE}") from error

@@ -42,6 +42,8 @@ ORDER = (
     "datamodule",
     "optimization",
     "module",
+    "training",
+    "estimator",
     "server",
     "cli",
     "__main__",
@@ -51,7 +53,7 @@ ORDER = (
 # It is made inside those methods, so that the modules still import in order.
 ALLOWED_BACK = {("explanation", "report")}
 
-LIGHTNING = {"datamodule", "module", "cli"}
+LIGHTNING = {"datamodule", "module", "training", "estimator", "cli"}
 WITH_TORCH = {
     "batching",
     "kernel",
@@ -159,6 +161,9 @@ class TestImport:
             "pytorch_lightning",
             "lightning_fabric",
         }
+
+    def test_importing_the_estimator_loads_no_lightning(self) -> None:
+        assert "pytorch_lightning" not in loaded_by("han.estimator")
 
 
 def loaded_by(module: str) -> set[str]:

@@ -4,15 +4,13 @@ from __future__ import annotations
 
 import inspect
 import json
-import logging
 import math
 import os
 import re
 import sys
-import warnings
 from collections.abc import Iterator, Sequence
 from pathlib import Path
-from typing import Any, Literal, cast
+from typing import Any, cast
 
 import numpy as np
 import pytorch_lightning as pl
@@ -36,30 +34,21 @@ from han.datamodule import HANDataModule, Learned, read_checkpoint
 from han.module import HANModule
 from han.predictor import Prediction
 from han.records import write_records
+from han.training import (
+    DIVERGED,
+    MONITOR,
+    PATIENCE,
+    TRAINER,
+    Monitor,
+    load_weights,
+    quiet,
+    selection,
+)
 
 MODEL, TEST_METRICS, PREDICTIONS = "model", "test_metrics.json", "predictions.jsonl"
 BASELINE = "baseline.json"
 SPLITS = {"fit": "train", "validate": "validation", "test": "test", "predict": "predict"}
 _RUN_DIR = "HAN_RUN_DIR"  # tells the processes that Lightning launches which run they belong to
-_DEFAULTS: dict[str, Any] = {
-    "max_epochs": 12,
-    "gradient_clip_val": 1.0,
-    "log_every_n_steps": 10,
-    "num_sanity_val_steps": 0,
-    "enable_model_summary": False,
-    "use_distributed_sampler": False,  # our samplers share the documents themselves
-}
-_HARMLESS = (
-    ".*does not have many workers.*",  # the main process gathers batches faster than others do
-    ".*args parameter is intended to run from within Python.*",  # it is how `han` passes them
-    ".*`isinstance\\(treespec, LeafSpec\\)` is deprecated.*",  # Lightning's to mend
-    ".*is smaller than the logging interval.*",  # every epoch is logged all the same
-    # Where a run goes on: `metrics_file` keeps what was logged, and the checkpoints are its own.
-    "Experiment logs directory .* exists and is not empty.*",
-    "Checkpoint directory .* exists and is not empty.*",
-    "`ModelCheckpoint\\(monitor=.*could not find the monitored key.*",  # `after_fit` says it
-    "The dirpath has changed .*",  # where it goes on in another directory, with a best of its own
-)
 
 
 def run(args: Sequence[str]) -> HANCLI:
@@ -76,13 +65,10 @@ def run(args: Sequence[str]) -> HANCLI:
         ValueError: An option or the documents are unfit.
         OSError: A file cannot be read or written.
     """
-    for library in ("pytorch_lightning", "lightning_fabric"):
-        logging.getLogger(library).setLevel(logging.WARNING)
-    for message in _HARMLESS:
-        warnings.filterwarnings("ignore", message)
     launched = _RUN_DIR in os.environ
     try:
-        return HANCLI(args)
+        with quiet():
+            return HANCLI(args)
     except (MisconfigurationException, ValueError, OSError) as error:
         if isinstance(error, OSError) and error.errno is not None:
             raise  # the system's words
@@ -111,7 +97,7 @@ class HANCLI(LightningCLI):
                 HANModule,
                 HANDataModule,
                 args=list(args),
-                trainer_defaults=dict(_DEFAULTS),
+                trainer_defaults=dict(TRAINER),
                 save_config_callback=None,  # see `ConfigFile`
                 auto_configure_optimizers=False,
                 load_from_checkpoint_support=False,  # plain arguments need none
@@ -159,14 +145,14 @@ class HANCLI(LightningCLI):
         )
         parser.add_argument(
             "--monitor",
-            type=Literal["val_loss", "val_accuracy", "val_macro_f1"],
-            default="val_loss",
+            type=Monitor,
+            default=MONITOR,
             help="Which figure of the validation documents makes a checkpoint the best.",
         )
         parser.add_argument(
             "--patience",
             type=NonNegativeInt,
-            default=5,
+            default=PATIENCE,
             help="Training stops when the figure has not improved for so many validations.",
         )
         parser.add_argument(
@@ -271,10 +257,10 @@ class HANCLI(LightningCLI):
             sys.stderr.write(f"Stopped after epoch {self.trainer.current_epoch}. {reason}\n")
         score = checkpoint.best_model_score  # None where the best is of a run in another directory
         if score is not None and not score.isfinite():
-            raise ValueError(f"{_DIVERGED} ({self.run_dir / METRICS}).")
+            raise ValueError(f"{DIVERGED} ({self.run_dir / METRICS}).")
         if score is not None and self.trainer.is_global_zero:
             sys.stdout.write(f"best: {self._config.monitor} {float(score):.4f}\n")
-        self._load_weights(checkpoint.best_model_path)
+        load_weights(self.model, checkpoint.best_model_path)
         facts = {"data": self.datamodule.corpus.summary, "training": dict(self.model.hparams)}
         if "test" in self.datamodule.corpus.splits:
             self.trainer.test(self.model, self.datamodule, verbose=False)
@@ -288,20 +274,20 @@ class HANCLI(LightningCLI):
 
     def validate(self, **kwargs: Any) -> None:  # noqa: ANN401  # what Lightning's has
         """Compute and print the figures of the validation documents."""
-        self._load_weights(self._config.ckpt_path)
+        load_weights(self.model, self._config.ckpt_path)
         (figures,) = self.trainer.validate(**kwargs, verbose=False)
         if self.trainer.is_global_zero:
             sys.stdout.write(json.dumps(figures, indent=2) + "\n")
 
     def test(self, **kwargs: Any) -> None:  # noqa: ANN401  # what Lightning's has
         """Compute, print and write the figures of the test documents."""
-        self._load_weights(self._config.ckpt_path)
+        load_weights(self.model, self._config.ckpt_path)
         self.trainer.test(**kwargs, verbose=False)
         self._write_figures()
 
     def predict(self, **kwargs: Any) -> None:  # noqa: ANN401  # what Lightning's has
         """Classify the documents of `--data.predict` and write prediction records."""
-        self._load_weights(self._config.ckpt_path)
+        load_weights(self.model, self._config.ckpt_path)
         rows = self._probabilities(**kwargs)
         if self.trainer.is_global_zero:
             path = self.run_dir / PREDICTIONS
@@ -377,30 +363,19 @@ class HANCLI(LightningCLI):
                 )
 
     def _training_callbacks(self) -> list[pl.Callback]:
-        monitor = self._config.monitor
-        mode = "min" if monitor == "val_loss" else "max"
-        self._checkpoint = ModelCheckpoint(
+        self._checkpoint, self._stopping = selection(
             self.run_dir / CHECKPOINT_FOLDER,
-            "best",
-            monitor=monitor,
-            mode=mode,
-            save_last=True,
-            enable_version_counter=False,
+            self._config.monitor,
+            # int: a checkpoint that holds jsonargparse's own would not load.
+            int(self._config.patience),
+            resumable=True,
         )
-        # int: a checkpoint that holds jsonargparse's own would not load.
-        patience = int(self._config.patience)
-        self._stopping = EarlyStopping(monitor, mode=mode, patience=patience, strict=False)
         return [self._checkpoint, self._stopping, ConfigFile(self.run_dir, self._as_yaml())]
-
-    def _load_weights(self, path: str) -> None:
-        """Load the weights alone, and not what training needs to go on."""
-        checkpoint = torch.load(path, weights_only=True, map_location="cpu")
-        self.model.load_state_dict(checkpoint["state_dict"])
 
     def _write_figures(self) -> dict[str, Any]:
         figures: dict[str, Any] = self.model.test_figures
         if not math.isfinite(figures["loss"]):
-            raise ValueError(f"{_DIVERGED}.")
+            raise ValueError(f"{DIVERGED}.")
         if self.trainer.is_global_zero:
             with atomic_file(self.run_dir / TEST_METRICS) as file:
                 json.dump(figures, file, ensure_ascii=False, indent=2)
@@ -410,9 +385,6 @@ class HANCLI(LightningCLI):
                 f"{figures['documents']} documents ({self.run_dir / TEST_METRICS})\n"
             )
         return figures
-
-
-_DIVERGED = "Training diverged, the loss is not a finite number; lower `learning_rate`"
 
 
 def _describe(data: HANDataModule) -> None:

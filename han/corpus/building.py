@@ -108,7 +108,7 @@ class Builder:
         """Settle the labels, and see that every document that needs one has one of them."""
         if labels is None:
             numbers = np.unique(self._label[self._split == SPLITS.index("train")])
-            labels = sorted((self._names[i] for i in numbers), key=_natural)
+            labels = sorted((self._names[i] for i in numbers), key=natural_order)
             if len(labels) < 2:
                 raise ValueError(
                     f"{sources['train']}: all training documents have the label {labels[0]!r}; at "
@@ -137,7 +137,7 @@ class Builder:
         # By class, shuffled within it; the first of each class stays. Taken at even distances,
         # each class gives its share to within one document.
         may_go = train[1:][np.diff(self._label[train]) == 0]
-        count = max(1, round(share * len(train)))
+        count = validation_size(share, len(train))
         if count > len(may_go):
             raise ValueError(
                 f"`validation_share` {share} of {len(train)} training documents cannot be split "
@@ -210,7 +210,12 @@ class Builder:
                     yield SPLITS[split], block.filter(pa.array(of_block == split))
 
 
-def _natural(label: str) -> tuple[int, float, list[Any], str]:
+def validation_size(share: float, documents: int) -> int:
+    """Return how many of the training documents a share above 0 takes for validation."""
+    return max(1, round(share * documents))
+
+
+def natural_order(label: str) -> tuple[int, float, list[Any], str]:
     """Return a key that sorts numbers by value, before other labels, and "class 2" before "10"."""
     if re.fullmatch(r"[+-]?[0-9]+(\.[0-9]+)?", label):
         return 0, float(label), [], label

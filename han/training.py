@@ -1,0 +1,85 @@
+"""What the command line and the estimator share: the trainer's options, what is kept, silence."""
+
+from __future__ import annotations
+
+import logging
+import warnings
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any, Literal
+
+import pytorch_lightning as pl
+import torch
+from pytorch_lightning.callbacks import EarlyStopping, ModelCheckpoint
+
+Monitor = Literal["val_loss", "val_accuracy", "val_macro_f1"]
+MONITOR: Monitor = "val_loss"
+PATIENCE = 5
+TRAINER: dict[str, Any] = {
+    "max_epochs": 12,
+    "gradient_clip_val": 1.0,
+    "log_every_n_steps": 10,
+    "num_sanity_val_steps": 0,
+    "enable_model_summary": False,
+    "use_distributed_sampler": False,  # our samplers share the documents themselves
+}
+DIVERGED = "Training diverged, the loss is not a finite number; lower `learning_rate`"
+_HARMLESS = (
+    ".*does not have many workers.*",  # the main process gathers batches faster than others do
+    ".*args parameter is intended to run from within Python.*",  # it is how `han` passes them
+    ".*`isinstance\\(treespec, LeafSpec\\)` is deprecated.*",  # Lightning's to mend
+    ".*is smaller than the logging interval.*",  # every epoch is logged all the same
+    # Where a run goes on: `metrics_file` keeps what was logged, and the checkpoints are its own.
+    "Experiment logs directory .* exists and is not empty.*",
+    "Checkpoint directory .* exists and is not empty.*",
+    "`ModelCheckpoint\\(monitor=.*could not find the monitored key.*",  # the caller says it
+    "The dirpath has changed .*",  # where it goes on in another directory, with a best of its own
+)
+
+
+@contextmanager
+def quiet() -> Iterator[None]:
+    """Keep Lightning from telling what nobody asked, until the block ends."""
+    loggers = [logging.getLogger(name) for name in ("pytorch_lightning", "lightning_fabric")]
+    levels = [logger.level for logger in loggers]
+    with warnings.catch_warnings():
+        for message in _HARMLESS:
+            warnings.filterwarnings("ignore", message)
+        try:
+            for logger in loggers:
+                logger.setLevel(logging.WARNING)
+            yield
+        finally:
+            for logger, level in zip(loggers, levels, strict=True):
+                logger.setLevel(level)
+
+
+def selection(
+    folder: Path, monitor: Monitor, patience: int, *, resumable: bool
+) -> tuple[ModelCheckpoint, EarlyStopping]:
+    """Make the callbacks that keep the best checkpoint and stop when it is long past.
+
+    Args:
+        folder: Where checkpoints go, the best one as `best.ckpt`.
+        monitor: Which figure of the validation documents makes a checkpoint the best.
+        patience: Training stops when the figure has not improved for so many validations.
+        resumable: Whether checkpoints hold what training needs to go on, and there is `last.ckpt`.
+    """
+    mode = "min" if monitor == "val_loss" else "max"
+    checkpoint = ModelCheckpoint(
+        folder,
+        "best",
+        monitor=monitor,
+        mode=mode,
+        save_last=resumable,
+        save_weights_only=not resumable,
+        enable_version_counter=False,
+    )
+    return checkpoint, EarlyStopping(monitor, mode=mode, patience=patience, strict=False)
+
+
+def load_weights(module: pl.LightningModule, path: str) -> None:
+    """Load the weights of a checkpoint alone, and not what training needs to go on."""
+    checkpoint = torch.load(path, weights_only=True, map_location="cpu")
+    module.load_state_dict(checkpoint["state_dict"])
