@@ -11,6 +11,7 @@ import shutil
 import signal
 import subprocess
 import sys
+from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
@@ -32,6 +33,7 @@ from tests.reviews import han as run_han
 FILES = {
     "config.yaml",
     "metrics.csv",
+    "run.json",
     "test_metrics.json",
     "checkpoints/best.ckpt",
     "checkpoints/last.ckpt",
@@ -104,6 +106,11 @@ def figures(run: Path) -> dict[str, Any]:
     return dict(json.loads((run / "test_metrics.json").read_text(encoding="utf-8")))
 
 
+def record(run: Path) -> dict[str, Any]:
+    """Return what a run says about itself."""
+    return dict(json.loads((run / "run.json").read_text(encoding="utf-8")))
+
+
 def validation_losses(run: Path) -> list[float]:
     """Return the logged validation loss of each epoch."""
     return [float(row["val_loss"]) for row in read_csv(run / "metrics.csv") if row["val_loss"]]
@@ -124,6 +131,17 @@ class TestFit:
         assert found["seconds"] > 0
         words = 8 * 2 + sum(len(text.split()) for _, text, _, split in rows() if split == "test")
         assert found["words_per_second"] == pytest.approx(words / found["seconds"])
+
+    def test_it_says_how_it_came_about(self, trained: Path) -> None:
+        found = record(trained / "runs/reviews/1")
+        assert found["command"] == ["han", "fit", "--data.train=reviews.csv", *QUICK, *LEARNING]
+        assert (found["seed"], found["classes"], found["epochs"]) == (0, 2, 4)
+        assert found["documents"] == {"train": 26, "validation": 6, "test": 8}
+        assert 0 < found["seconds"]["training"] < found["seconds"]["command"]
+        assert found["hardware"]["threads"] == torch.get_num_threads()
+        assert found["hardware"]["processor"]
+        assert found["versions"]["torch"] == torch.__version__
+        assert found["versions"]["han"] == version("han-classifier")
 
     def test_the_model_directory_classifies_as_the_figures_say(self, trained: Path) -> None:
         model = han.load(trained / "runs/reviews/1")
@@ -363,6 +381,18 @@ class TestResume:
         assert epochs == ["0", "1", "2", "3"]
         assert yaml.safe_load((run / "config.yaml").read_text())["trainer"]["max_epochs"] == 4
         assert torch.load(run / "checkpoints/last.ckpt", weights_only=True)["epoch"] == 3
+
+    def test_seconds_count_those_before_it_went_on(self, copied: Path) -> None:
+        path = copied / "checkpoints/last.ckpt"
+        checkpoint = torch.load(path, weights_only=True)
+        assert (
+            0 < checkpoint["callbacks"]["Clock"]["seconds"] < record(copied)["seconds"]["command"]
+        )
+        checkpoint["callbacks"]["Clock"]["seconds"] = 1000.0
+        torch.save(checkpoint, path)
+        assert fit(*LEARNING, "--ckpt_path=last", "--trainer.max_epochs=5") == 0
+        seconds = record(copied)["seconds"]
+        assert 1000 < seconds["training"] < 1000 + seconds["command"]
 
     def test_an_interrupted_run_goes_on_as_if_nothing_had_been(
         self,

@@ -5,6 +5,10 @@ from __future__ import annotations
 import csv
 import io
 import os
+import platform
+import time
+from contextlib import suppress
+from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
@@ -13,9 +17,11 @@ import torch
 from lightning_fabric.plugins import TorchCheckpointIO
 from pytorch_lightning.loggers import CSVLogger
 
+from han import native
 from han.atomic import atomic_file
+from han.bundle import DISTRIBUTION
 
-CONFIG, METRICS = "config.yaml", "metrics.csv"
+CONFIG, METRICS, RUN = "config.yaml", "metrics.csv", "run.json"
 
 
 class AtomicCheckpointIO(TorchCheckpointIO):
@@ -58,6 +64,70 @@ class ConfigFile(pl.Callback):
         if trainer.is_global_zero:
             with atomic_file(self._path) as file:
                 file.write(self._content)
+
+
+class Clock(pl.Callback):
+    """Count the seconds that training takes, also those before it went on from a checkpoint.
+
+    Lightning's `Timer` does so too, but one that is there makes the trainer ignore `max_time`.
+    """
+
+    def __init__(self) -> None:
+        self._before = 0.0
+        self._started: float | None = None
+
+    @property
+    def seconds(self) -> float:
+        """Seconds of training and validation so far."""
+        now = 0.0 if self._started is None else time.perf_counter() - self._started
+        return self._before + now
+
+    def on_train_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
+        """Start."""
+        self._started = time.perf_counter()
+
+    def on_train_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
+        """Stop."""
+        self._before, self._started = self.seconds, None
+
+    def state_dict(self) -> dict[str, Any]:
+        """Return what a checkpoint keeps."""
+        return {"seconds": self.seconds}
+
+    def load_state_dict(self, state_dict: dict[str, Any]) -> None:
+        """Go on from there."""
+        self._before = float(state_dict["seconds"])
+
+
+def circumstances(trainer: pl.Trainer) -> dict[str, Any]:
+    """Return on what a run's figures and times depend besides its command: JSON values."""
+    device = trainer.strategy.root_device
+    cuda = device.type == "cuda"
+    return {
+        "hardware": {
+            "processor": processor_name(),
+            "processors": os.cpu_count(),
+            "threads": torch.get_num_threads(),
+            "loops": native.description(),
+            "device": torch.cuda.get_device_name(device) if cuda else device.type,
+            "devices": trainer.world_size,
+        },
+        "versions": {
+            "han": version(DISTRIBUTION),
+            "python": platform.python_version(),
+            "torch": str(torch.__version__),
+            "numpy": version("numpy"),
+        },
+    }
+
+
+def processor_name() -> str:
+    """Return what the processor is called."""
+    with suppress(OSError):
+        for line in Path("/proc/cpuinfo").read_text(encoding="utf-8").splitlines():
+            if line.startswith("model name"):
+                return line.partition(":")[2].strip()
+    return platform.processor() or platform.machine()
 
 
 def metrics_file(run_dir: Path, steps: int) -> CSVLogger:

@@ -8,6 +8,7 @@ import math
 import os
 import re
 import sys
+import time
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any, cast
@@ -28,7 +29,16 @@ from han.atomic import atomic_file
 from han.baseline import compare, train_baseline
 from han.bundle import Bundle
 from han.cli.baseline import figures_table, report_notes, report_skipped
-from han.cli.recording import CONFIG, METRICS, AtomicCheckpointIO, ConfigFile, metrics_file
+from han.cli.recording import (
+    CONFIG,
+    METRICS,
+    RUN,
+    AtomicCheckpointIO,
+    Clock,
+    ConfigFile,
+    circumstances,
+    metrics_file,
+)
 from han.cli.runs import CHECKPOINT_FOLDER, find_checkpoint, new_run, run_of
 from han.datamodule import HANDataModule, Learned, read_checkpoint
 from han.module import HANModule
@@ -88,6 +98,9 @@ class HANCLI(LightningCLI):
     run_dir: Path
 
     def __init__(self, args: Sequence[str]) -> None:
+        self._given = list(args)
+        self._began = time.perf_counter()
+        self._clock = Clock()
         self._made: Path | None = None
         self._trained: Learned | None = None  # what the checkpoint that is given knows
         self._checkpoint: ModelCheckpoint | None = None
@@ -96,7 +109,7 @@ class HANCLI(LightningCLI):
             super().__init__(
                 HANModule,
                 HANDataModule,
-                args=list(args),
+                args=self._given,
                 trainer_defaults=dict(TRAINER),
                 save_config_callback=None,  # see `ConfigFile`
                 auto_configure_optimizers=False,
@@ -269,6 +282,7 @@ class HANCLI(LightningCLI):
             vocabulary, labels = self.datamodule.vocabulary, self.datamodule.labels
             Bundle(self.model.network, vocabulary, labels, facts).save(self.run_dir / MODEL)
             sys.stdout.write(f"model: {self.run_dir / MODEL}\n")
+            self._write_record()
         if self._config.baseline:
             self._compare_with_baseline()
 
@@ -370,7 +384,27 @@ class HANCLI(LightningCLI):
             int(self._config.patience),
             resumable=True,
         )
-        return [self._checkpoint, self._stopping, ConfigFile(self.run_dir, self._as_yaml())]
+        config = ConfigFile(self.run_dir, self._as_yaml())
+        return [self._checkpoint, self._stopping, config, self._clock]
+
+    def _write_record(self) -> None:
+        """Write how the run came about, when all else of the network is there."""
+        documents = self.datamodule.corpus.splits
+        record = {
+            "command": ["han", *self._given],
+            "seed": int(self._config.seed_everything),
+            "documents": {split: len(of_split) for split, of_split in documents.items()},
+            "classes": self.datamodule.num_classes,
+            "epochs": self.trainer.current_epoch,
+            "seconds": {
+                "training": self._clock.seconds,
+                "command": time.perf_counter() - self._began,
+            },
+            **circumstances(self.trainer),
+        }
+        with atomic_file(self.run_dir / RUN) as file:
+            json.dump(record, file, ensure_ascii=False, indent=2)
+            file.write("\n")
 
     def _write_figures(self) -> dict[str, Any]:
         figures: dict[str, Any] = self.model.test_figures

@@ -61,6 +61,7 @@ from sklearn.pipeline import make_pipeline
 
 from han.batching import Batch
 from han.bundle import Bundle
+from han.cli.recording import processor_name
 from han.datamodule import bundled_corpus
 from han.documents import Document, read_documents
 from han.predictor import Predictor
@@ -562,14 +563,6 @@ def _summary(workload: Workload) -> dict[str, int]:
         "classes": len(workload.labels),
         "texts": len(workload.texts),
     }
-
-
-def processor_name() -> str:
-    with suppress(OSError):
-        for line in Path("/proc/cpuinfo").read_text(encoding="utf-8").splitlines():
-            if line.startswith("model name"):
-                return line.partition(":")[2].strip()
-    return platform.processor() or platform.machine()
 
 
 def circumstances() -> dict[str, Any]:
