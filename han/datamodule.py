@@ -19,7 +19,12 @@ from torch.utils.data import DataLoader
 from han.batching import Batch, BatchDataset, LengthGroupedBatchSampler, SequentialBatchSampler
 from han.bundle import Bundle
 from han.corpus import Corpus, prepare_corpus
-from han.embeddings import BUILTIN, PretrainedEmbedding, embedding_matrix
+from han.embeddings import (
+    BUILTIN,
+    PretrainedEmbedding,
+    PretrainedVectors,
+    embedding_matrix,
+)
 from han.tokenization import Tokenizer
 from han.vocabulary import Vocabulary
 
@@ -64,7 +69,8 @@ class HANDataModule(pl.LightningDataModule):
         lowercase: Whether upper and lower case are the same word.
         max_sentences: Most sentences read of a document; by default all.
         max_words_per_sentence: Most words read of a sentence; by default all.
-        min_count: How often a word must occur in the training documents to be known.
+        min_count: How often a word must occur in the training documents to be known; once is
+            enough for a word that has a pretrained vector.
         validation_share: Share of the training documents for validation where nothing else says.
         vectors: Pretrained word vectors: `builtin` (English), a name that torchtext knows
             (`glove.6B.100d`), a file of vectors (text or .npz), or `none`. `auto` is `builtin`
@@ -79,6 +85,9 @@ class HANDataModule(pl.LightningDataModule):
         vocabulary_from: A checkpoint or a model directory to read the documents for: its vocabulary
             and labels are used, and `vectors`, `min_count` and the options of the tokenizer are
             not. The command line sets it where a checkpoint is given.
+
+    Attributes:
+        pretrained_vectors: Where the pretrained word vectors are; None where there are none.
 
     Raises:
         ValueError: A size is below 1.
@@ -141,13 +150,15 @@ class HANDataModule(pl.LightningDataModule):
             "validation_share": validation_share,
             "seed": seed,
         }
-        self._vectors = None if vectors == "none" else vectors
         self._embedding_size = embedding_size
         self._batch_size = batch_size
         self._eval_batch_size = eval_batch_size
         self._seed = seed
         self._num_workers = num_workers
         self._cache = Path(cache_dir or platformdirs.user_cache_dir("han"))
+        self.pretrained_vectors = (
+            None if vectors == "none" else PretrainedVectors(vectors, self._cache / "vectors")
+        )
         self._vocabulary_from = vocabulary_from
 
     @cached_property
@@ -156,6 +167,7 @@ class HANDataModule(pl.LightningDataModule):
         learned = self._learned
         return prepare_corpus(
             **self._options,
+            pretrained=self.pretrained_vectors,
             cache_dir=self._cache / "corpora",
             vocabulary=learned and learned.vocabulary,
             labels=learned and learned.labels,
@@ -190,8 +202,10 @@ class HANDataModule(pl.LightningDataModule):
             return self._embedding_size or PAPER_EMBEDDING_SIZE
         width: int = self.pretrained.matrix.shape[1]
         if self._embedding_size not in (None, width):
+            assert self.pretrained_vectors is not None
+            source = self.pretrained_vectors.source
             raise ValueError(
-                f"The vectors `{self._vectors}` are {width} wide, `embedding_size` says "
+                f"The vectors `{source}` are {width} wide, `embedding_size` says "
                 f"{self._embedding_size}; leave it out, or choose `vectors` none."
             )
         return width
@@ -199,10 +213,11 @@ class HANDataModule(pl.LightningDataModule):
     @cached_property
     def pretrained(self) -> PretrainedEmbedding | None:
         """The pretrained vectors of the vocabulary's words; None where there are none."""
-        if self._vectors is None or self._learned is not None:
+        vectors = self.pretrained_vectors
+        if vectors is None or self._learned is not None:
             return None
         return embedding_matrix(
-            self.vocabulary.words, self._vectors, cache_dir=self._cache / "vectors", seed=self._seed
+            self.vocabulary.words, vectors.source, cache_dir=vectors.cache_dir, seed=self._seed
         )
 
     @property

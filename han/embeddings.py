@@ -46,6 +46,29 @@ class Vectors(NamedTuple):
     matrix: NDArray[np.float32]
 
 
+class PretrainedVectors(NamedTuple):
+    """Where pretrained vectors are, before any are read.
+
+    Args:
+        source: What `load_vectors` takes.
+        cache_dir: Where downloaded vectors are kept.
+    """
+
+    source: str
+    cache_dir: Path
+
+    def words_among(self, words: Collection[str]) -> list[str]:
+        """Return those of `words` that have a vector, as they are or in lower case.
+
+        Raises:
+            ValueError: As for `load_vectors`.
+            OSError: As for `load_vectors`.
+        """
+        spellings = {*words, *map(str.lower, words)}
+        found = set(load_vectors(self.source, spellings, cache_dir=self.cache_dir).words)
+        return [word for word in words if word in found or word.lower() in found]
+
+
 class PretrainedEmbedding(NamedTuple):
     """The initial embedding of a vocabulary.
 

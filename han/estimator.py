@@ -61,6 +61,8 @@ class HANClassifier(ClassifierMixin, BaseEstimator):  # type: ignore[misc]  # th
             the same instead of as is learned.
         sentence_dropout: Probability of leaving a sentence out of a training document.
         label_smoothing: Share of each target's probability that is spread over all classes.
+        consistency: Weight of the divergence between two readings of the same batch under different
+            dropout (R-Drop, Liang et al. 2021, eq. 4); above 0, training reads every batch twice.
         optimizer: `"adamw"`, or `"sgd"` with momentum.
         learning_rate: Peak learning rate of all but the word vectors.
         embedding_learning_rate: Peak learning rate of the word vectors; 0 keeps them as they are.
@@ -71,7 +73,8 @@ class HANClassifier(ClassifierMixin, BaseEstimator):  # type: ignore[misc]  # th
         lowercase: Whether upper and lower case are the same word.
         max_sentences: Most sentences read of a document; by default all.
         max_words_per_sentence: Most words read of a sentence; by default all.
-        min_count: How often a word must occur in the training texts to be known.
+        min_count: How often a word must occur in the training texts to be known; once is enough for
+            a word that has a pretrained vector.
         validation_fraction: Share of the training texts, drawn from every class in proportion, that
             decides when to stop and which epoch's weights are kept. With 0, or where no class can
             spare a text (with a warning), all are trained on for `max_epochs`, and the last
@@ -113,6 +116,7 @@ class HANClassifier(ClassifierMixin, BaseEstimator):  # type: ignore[misc]  # th
         uniform_attention: bool = False,
         sentence_dropout: float = 0.3,
         label_smoothing: float = 0.1,
+        consistency: float = 1.0,
         optimizer: Literal["adamw", "sgd"] = "adamw",
         learning_rate: float = 1e-2,
         embedding_learning_rate: float = 1e-2,
@@ -147,6 +151,7 @@ class HANClassifier(ClassifierMixin, BaseEstimator):  # type: ignore[misc]  # th
         self.uniform_attention = uniform_attention
         self.sentence_dropout = sentence_dropout
         self.label_smoothing = label_smoothing
+        self.consistency = consistency
         self.optimizer = optimizer
         self.learning_rate = learning_rate
         self.embedding_learning_rate = embedding_learning_rate
@@ -387,6 +392,7 @@ def _train(
         data = HANDataModule(**sources, **of(HANDataModule))
         data.corpus = prepare_corpus(
             **{**sources, **of(prepare_corpus), "cache_dir": folder / "corpus"},
+            pretrained=data.pretrained_vectors,
             progress=bool(options["verbose"]),
         )
         sizes = ("vocabulary_size", "num_classes", "embedding_size")

@@ -45,6 +45,8 @@ class HANModule(pl.LightningModule):
             Pinter 2019)?
         sentence_dropout: Probability of leaving a sentence out of a training document.
         label_smoothing: Share of each target's probability that is spread over all classes.
+        consistency: Weight of the divergence between two readings of the same batch under different
+            dropout (R-Drop, Liang et al. 2021, eq. 4); above 0, training reads every batch twice.
         optimizer: `adamw`, or `sgd` with momentum as in the paper.
         learning_rate: Peak learning rate of all but the word vectors.
         embedding_learning_rate: Peak learning rate of the word vectors; 0 keeps them as they are.
@@ -71,6 +73,7 @@ class HANModule(pl.LightningModule):
         uniform_attention: bool = False,
         sentence_dropout: float = 0.3,
         label_smoothing: float = 0.1,
+        consistency: float = 1.0,
         optimizer: Literal["adamw", "sgd"] = "adamw",
         learning_rate: float = 1e-2,
         embedding_learning_rate: float = 1e-2,
@@ -83,6 +86,8 @@ class HANModule(pl.LightningModule):
         for name, share in shares.items():
             if not 0 <= share < 1:
                 raise ValueError(f"`{name}` must be at least 0 and below 1, got {share}.")
+        if consistency < 0:
+            raise ValueError(f"`consistency` must be at least 0, got {consistency}.")
         if learning_rate <= 0:
             raise ValueError(f"`learning_rate` must be above 0, got {learning_rate}.")
         if embedding_learning_rate < 0:
@@ -140,13 +145,24 @@ class HANModule(pl.LightningModule):
             weight.copy_(torch.from_numpy(matrix))
 
     def training_step(self, batch: Batch, batch_index: int) -> Tensor:
-        """Return the mean cross-entropy (nats) against smoothed targets (eq. 12)."""
+        """Return the loss (nats): cross-entropy against smoothed targets (eq. 12) and consistency.
+
+        With `consistency`, the cross-entropy is the mean of two readings', and half the sum of
+        their Kullback-Leibler divergences in both directions is added with that weight.
+        """
         if (probability := self.hparams["sentence_dropout"]) > 0:
             draws = torch.rand(len(batch.words_per_sentence), device=self.device)
             batch = batch.drop_sentences(draws < probability)
-        loss = functional.cross_entropy(
-            self(batch).logits, _targets(batch), label_smoothing=self.hparams["label_smoothing"]
-        )
+        weight = self.hparams["consistency"]
+        readings = [self(batch).logits for _ in range(2 if weight > 0 else 1)]
+        smoothing = self.hparams["label_smoothing"]
+        losses = [
+            functional.cross_entropy(logits, _targets(batch), label_smoothing=smoothing)
+            for logits in readings
+        ]
+        loss = torch.stack(losses).mean()
+        if weight > 0:
+            loss = loss + weight * _divergence(*readings)
         self.log(
             "train_loss",
             loss,
@@ -294,6 +310,12 @@ def _one_cycle(step: int, steps: int) -> float:
     else:
         start, end, done = 1.0, LAST_SHARE, min(1.0, (step - peak) / (last - peak))
     return end + (start - end) / 2 * (1 + math.cos(math.pi * done))
+
+
+def _divergence(logits: Tensor, others: Tensor) -> Tensor:
+    """Return the mean of both Kullback-Leibler divergences (nats) between two (B, C) logits."""
+    first, second = logits.log_softmax(1), others.log_softmax(1)
+    return ((first.exp() - second.exp()) * (first - second)).sum(1).mean() / 2
 
 
 def _targets(batch: Batch) -> Tensor:

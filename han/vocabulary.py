@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 from collections import Counter
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Collection, Iterable, Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -60,13 +60,21 @@ class Vocabulary:
         return len(self.words)
 
     @classmethod
-    def build(cls, texts: Iterable[str], tokenizer: Tokenizer, min_count: int = 1) -> Vocabulary:
+    def build(
+        cls,
+        texts: Iterable[str],
+        tokenizer: Tokenizer,
+        min_count: int = 1,
+        keep: Callable[[Sequence[str]], Collection[str]] | None = None,
+    ) -> Vocabulary:
         """Collect the words of the training texts, most frequent first, then by code points.
 
         Args:
             texts: The training texts, read once and not kept.
             tokenizer: What finds the words of a text; what its limits cut is not counted.
             min_count: How often a word must occur to be known.
+            keep: Called once with the words that occur less often; returns those to know all the
+                same, such as words whose meaning pretrained vectors tell.
 
         Raises:
             ValueError: `min_count` is below 1.
@@ -74,8 +82,12 @@ class Vocabulary:
         if min_count < 1:
             raise ValueError(f"`min_count` must be at least 1, got {min_count}.")
         counts = _count(texts, tokenizer)
-        kept = (word for word, count in counts.items() if count >= min_count)
-        return cls((UNKNOWN_WORD, *sorted(kept, key=lambda word: (-counts[word], word))), tokenizer)
+        known = {word for word, count in counts.items() if count >= min_count}
+        if keep is not None:
+            rare = [word for word in counts if word not in known]
+            known.update(set(rare).intersection(keep(rare)))
+        words = sorted(known, key=lambda word: (-counts[word], word))
+        return cls((UNKNOWN_WORD, *words), tokenizer)
 
     def encode(self, texts: Sequence[str]) -> list[EncodedText]:
         """Return the sentences, words and ids of each text."""

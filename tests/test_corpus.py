@@ -27,6 +27,7 @@ import han.corpus.building
 from han.corpus import Corpus, StoredDocuments, prepare_corpus
 from han.corpus.writing import SplitWriter, as_rows
 from han.documents import Document
+from han.embeddings import PretrainedVectors
 from han.tokenization import Tokenizer
 from han.vocabulary import EncodedText, Vocabulary
 
@@ -442,6 +443,25 @@ class TestStore:
         renamed = source.rename(tmp_path / "other.jsonl")
         directories.add(prepare(train=renamed, cache_dir=cache).directory)
         assert len(directories) == len(changes) + 3
+
+    def test_rare_words_with_a_vector_are_known(self, tmp_path: Path, cache: Path) -> None:
+        texts = ["often often Once", "often twice twice strange"]
+        rows = [{"text": text, "label": label} for text, label in zip(texts, "ab", strict=True)]
+        source = tmp_path / "texts.jsonl"
+        write_rows(source, rows)
+        known = {"min_count": 2, "lowercase": False, "validation_share": 0, "cache_dir": cache}
+        file = tmp_path / "vectors.npz"
+        corpora = []
+        for words in (["once", "never"], ["strange", "never"]):
+            np.savez(file, words=words, vectors=np.eye(2))
+            pretrained = PretrainedVectors(str(file), tmp_path)
+            corpora.append(prepare(train=source, pretrained=pretrained, **known))
+        corpora.append(prepare(train=source, **known))
+        assert [corpus.vocabulary.words for corpus in corpora] == [
+            ("<unk>", "often", "twice", "Once"),  # by its lower case
+            ("<unk>", "often", "twice", "strange"),
+            ("<unk>", "often", "twice"),
+        ]
 
     def test_only_the_store_and_its_lock_remain(self, source: Path, cache: Path) -> None:
         corpus = prepare(train=source, cache_dir=cache)

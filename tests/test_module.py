@@ -9,6 +9,7 @@ import numpy as np
 import pytest
 import pytorch_lightning as pl
 import torch
+from scipy.stats import entropy
 from sklearn.metrics import accuracy_score, f1_score
 from torch import nn
 from torch.optim import SGD
@@ -97,6 +98,7 @@ class TestArguments:
         [
             ("label_smoothing", 1.0),
             ("label_smoothing", -0.1),
+            ("consistency", -1.0),
             ("learning_rate", 0.0),
             ("embedding_learning_rate", -1.0),
             ("sentence_dropout", 1.0),
@@ -129,6 +131,30 @@ class TestTrainingStep:
         smooth[range(5), targets(BATCHES[:1])] += 0.7
         expected = -(smooth * logs).sum(1).mean().item()
         assert module.training_step(BATCHES[0], 0).item() == pytest.approx(expected, abs=1e-6)
+
+    def test_consistency_adds_the_divergence_of_two_readings(self) -> None:
+        module = make_module(sentence_dropout=0.0, classifier_dropout=0.5, consistency=2.0)
+        module.log = lambda *_, **__: None  # type: ignore[method-assign,assignment]
+        torch.manual_seed(7)
+        readings = [module(BATCHES[0]).logits.softmax(1).detach().numpy() for _ in range(2)]
+        assert abs(readings[0] - readings[1]).max() > 0.01
+        rows = (range(5), targets(BATCHES[:1]))
+        cross_entropy = -np.mean([np.log(p[rows]) for p in readings])
+        there, back = entropy(*readings, axis=1), entropy(*readings[::-1], axis=1)
+        expected = cross_entropy + 2 * (there + back).mean() / 2
+        torch.manual_seed(7)
+        assert module.training_step(BATCHES[0], 0).item() == pytest.approx(expected, abs=1e-6)
+
+    @pytest.mark.parametrize(("consistency", "readings"), [(0.0, 1), (0.1, 2)])
+    def test_without_consistency_a_batch_is_read_once(
+        self, consistency: float, readings: int
+    ) -> None:
+        module = make_module(consistency=consistency)
+        module.log = lambda *_, **__: None  # type: ignore[method-assign,assignment]
+        read: list[Batch] = []
+        module.network.register_forward_pre_hook(lambda _, inputs: read.append(inputs[0]))
+        module.training_step(BATCHES[0], 0)
+        assert len(read) == readings
 
     def test_documents_without_labels_are_refused(self) -> None:
         with pytest.raises(ValueError, match="no labels"):

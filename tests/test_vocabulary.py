@@ -2,7 +2,7 @@ from __future__ import annotations
 
 import json
 from collections import Counter
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from unittest import mock
 
 import numpy as np
@@ -73,6 +73,18 @@ class TestBuild:
         vocabulary = Vocabulary.build(["a a a b b c"], Tokenizer(), min_count=2)
 
         assert vocabulary.words == ("<unk>", "a", "b")
+
+    def test_rare_words_may_be_kept_for_another_reason(self) -> None:
+        asked: list[list[str]] = []
+
+        def keep(words: Sequence[str]) -> list[str]:
+            asked.append(sorted(words))
+            return ["d", "never seen"]
+
+        vocabulary = Vocabulary.build(["a a a b b c d"], Tokenizer(), min_count=2, keep=keep)
+
+        assert asked == [["c", "d"]]
+        assert vocabulary.words == ("<unk>", "a", "b", "d")
 
     @pytest.mark.parametrize("min_count", [0, -3])
     def test_min_count_below_one_is_an_error(self, min_count: int) -> None:

@@ -16,7 +16,7 @@ from han.baseline import Baseline, train_baseline
 from han.cli import printable
 from han.cli.reading import check_target
 from han.corpus import Corpus, prepare_corpus
-from han.embeddings import BUILTIN
+from han.embeddings import BUILTIN, PretrainedVectors
 from han.records import check_suffix, text_file
 
 OPTIONS = (  # arguments of `prepare_corpus` that are options of the command
@@ -48,7 +48,12 @@ def baseline(command: argparse.Namespace) -> None:
     options = {name: getattr(command, name) for name in OPTIONS}
     cache = Path(command.cache_dir or platformdirs.user_cache_dir("han"))
     try:
-        corpus = prepare_corpus(train=train, **options, cache_dir=cache / "corpora")
+        corpus = prepare_corpus(
+            train=train,
+            **options,
+            pretrained=PretrainedVectors(BUILTIN, cache / "vectors"),  # `han fit`'s: one store
+            cache_dir=cache / "corpora",
+        )
         report_skipped(corpus)
         result = train_baseline(corpus, seed=command.seed)
     except (ValueError, OSError) as error:

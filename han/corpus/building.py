@@ -19,6 +19,7 @@ from han.corpus.identity import source_name
 from han.corpus.stored import SPLITS
 from han.corpus.writing import ROWS, SplitWriter, as_rows
 from han.documents import Document, in_blocks, read_documents
+from han.embeddings import PretrainedVectors
 from han.tokenization import Tokenizer
 from han.vocabulary import Vocabulary
 
@@ -147,7 +148,9 @@ class Builder:
         chosen = may_go[((np.arange(count) + 0.5) * len(may_go) / count).astype(np.int64)]
         self._split[chosen] = SPLITS.index("validation")
 
-    def build_vocabulary(self, tokenizer: Tokenizer, min_count: int) -> Vocabulary:
+    def build_vocabulary(
+        self, tokenizer: Tokenizer, min_count: int, pretrained: PretrainedVectors | None
+    ) -> Vocabulary:
         """Collect the words of the training documents."""
         total = int((self._split == SPLITS.index("train")).sum())
         task = self._bar.add_task("Building the vocabulary", total=total)
@@ -158,7 +161,8 @@ class Builder:
                     yield from block["text"].to_pylist()
                     self._bar.advance(task, len(block))
 
-        vocabulary = Vocabulary.build(texts(), tokenizer, min_count)
+        keep = pretrained and pretrained.words_among
+        vocabulary = Vocabulary.build(texts(), tokenizer, min_count, keep)
         if len(vocabulary) == 1:
             raise ValueError(
                 f"No word occurs {min_count} times in the training documents; lower `min_count` "

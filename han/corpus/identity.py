@@ -13,7 +13,7 @@ from pathlib import Path
 from han.documents.folders import files_below
 from han.documents.hub import SCHEME
 
-_STAGES = ("documents", "lexicon", "tokenization", "vocabulary", "corpus")
+_STAGES = ("documents", "lexicon", "tokenization", "vocabulary", "embeddings", "corpus")
 
 
 def key_of(identity: Mapping[str, object]) -> str:
@@ -58,6 +58,12 @@ def identify_source(source: str | Path) -> list[str]:
         with open(file, "rb") as content:
             digest.update(hashlib.file_digest(content, "sha256").digest())
     return [source_name(source), digest.hexdigest()]
+
+
+def identify_vectors(source: str) -> list[str]:
+    """Return the name of pretrained vectors, and of a file a hash of its content."""
+    path = Path(source).expanduser()
+    return identify_source(path) if path.is_file() else [source, ""]
 
 
 def identify_code() -> list[str]:

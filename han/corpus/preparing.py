@@ -16,8 +16,9 @@ from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, T
 
 from han.atomic import atomic_directory
 from han.corpus.building import Builder
-from han.corpus.identity import identify_code, identify_source, key_of
+from han.corpus.identity import identify_code, identify_source, identify_vectors, key_of
 from han.corpus.stored import SPLITS, Corpus, open_corpus
+from han.embeddings import PretrainedVectors
 from han.tokenization import Tokenizer
 from han.vocabulary import Vocabulary
 
@@ -40,6 +41,7 @@ def prepare_corpus(
     max_sentences: int | None = None,
     max_words_per_sentence: int | None = None,
     min_count: int = 2,
+    pretrained: PretrainedVectors | None = None,
     validation_share: float = 0.1,
     seed: int = 0,
     cache_dir: str | Path,
@@ -76,6 +78,8 @@ def prepare_corpus(
         max_sentences: Most sentences read of a document.
         max_words_per_sentence: Most words read of a sentence.
         min_count: How often a word occurs in the training documents to be known.
+        pretrained: Vectors whose words are known if they occur once; published ones count as
+            unchanged while their name is the same.
         validation_share: Share of the training documents to split off; 0 for none.
         seed: Of that split; not negative.
         cache_dir: Where stores are kept.
@@ -121,6 +125,7 @@ def prepare_corpus(
         "reader": reader,
         "tokenizer": tokenizer.options(),
         "min_count": min_count,
+        "pretrained": pretrained and identify_vectors(pretrained.source),
         "validation_share": validation_share,
         "seed": seed,
         "code": identify_code(),
@@ -158,7 +163,7 @@ def prepare_corpus(
             if "validation" not in builder.present() and validation_share > 0:
                 builder.split_off_validation(validation_share, seed)
             if vocabulary is None:
-                vocabulary = builder.build_vocabulary(tokenizer, min_count)
+                vocabulary = builder.build_vocabulary(tokenizer, min_count, pretrained)
             builder.write(vocabulary)
         corpus = open_corpus(directory)
         assert corpus is not None, "a store that was just written can be opened"
