@@ -27,8 +27,7 @@ from han.embeddings import (
 )
 from han.tokenization import Tokenizer
 from han.vocabulary import Vocabulary
-
-PAPER_EMBEDDING_SIZE = 200  # Yang et al. 2016, section 3.3
+from han.word2vec import WORD2VEC, Word2Vec, corpus_vectors, require_gensim
 
 
 class Learned(NamedTuple):
@@ -73,9 +72,11 @@ class HANDataModule(pl.LightningDataModule):
             enough for a word that has a pretrained vector.
         validation_share: Share of the training documents for validation where nothing else says.
         vectors: Pretrained word vectors: `builtin` (English), a name that torchtext knows
-            (`glove.6B.100d`), a file of vectors (text or .npz), or `none`. `auto` is `builtin`
-            where the language is English, otherwise `none`.
-        embedding_size: Width of the word vectors where `vectors` is `none`; by default 200.
+            (`glove.6B.100d`), a file of vectors (text or .npz), `word2vec` to learn them from the
+            training and validation texts first (needs the extra `word2vec`), or `none`. `auto` is
+            `builtin` where the language is English, otherwise `none`.
+        embedding_size: Width of the word vectors where `vectors` is `word2vec` or `none`; by
+            default 200.
         batch_size: Documents a batch.
         eval_batch_size: Documents a batch where nothing is learned.
         seed: Decides the validation share, the order of batches and the rows of unknown words.
@@ -87,10 +88,13 @@ class HANDataModule(pl.LightningDataModule):
             not. The command line sets it where a checkpoint is given.
 
     Attributes:
-        pretrained_vectors: Where the pretrained word vectors are; None where there are none.
+        pretrained_vectors: Where word vectors are that others have learned; None where there are
+            none.
+        progress: Whether progress is shown on standard error while documents are prepared.
 
     Raises:
         ValueError: A size is below 1.
+        ImportError: `vectors` is `word2vec`, and gensim is missing.
     """
 
     def __init__(
@@ -131,6 +135,9 @@ class HANDataModule(pl.LightningDataModule):
                 raise ValueError(f"`{name}` must be at least 1, got {size}.")
         if vectors == "auto":
             vectors = BUILTIN if Tokenizer(language).rules == "en" else "none"
+        if vectors == WORD2VEC and vocabulary_from is None:
+            require_gensim()
+        self.progress = True
         self._options: dict[str, Any] = {  # of `prepare_corpus`
             "train": bundled_corpus() if train == BUILTIN else train,
             "validation": validation,
@@ -156,8 +163,11 @@ class HANDataModule(pl.LightningDataModule):
         self._seed = seed
         self._num_workers = num_workers
         self._cache = Path(cache_dir or platformdirs.user_cache_dir("han"))
+        self._vectors = None if vectors == "none" else vectors
         self.pretrained_vectors = (
-            None if vectors == "none" else PretrainedVectors(vectors, self._cache / "vectors")
+            None
+            if vectors in ("none", WORD2VEC)
+            else PretrainedVectors(vectors, self._cache / "vectors")
         )
         self._vocabulary_from = vocabulary_from
 
@@ -171,6 +181,7 @@ class HANDataModule(pl.LightningDataModule):
             cache_dir=self._cache / "corpora",
             vocabulary=learned and learned.vocabulary,
             labels=learned and learned.labels,
+            progress=self.progress,
         )
 
     @property
@@ -198,14 +209,13 @@ class HANDataModule(pl.LightningDataModule):
         """Width E of the word vectors."""
         if self._learned is not None:
             return int(self._learned.options["embedding_size"])
-        if self.pretrained is None:
-            return self._embedding_size or PAPER_EMBEDDING_SIZE
+        if self._vectors in (None, WORD2VEC):
+            return self._embedding_size or Word2Vec.size
+        assert self.pretrained is not None
         width: int = self.pretrained.matrix.shape[1]
         if self._embedding_size not in (None, width):
-            assert self.pretrained_vectors is not None
-            source = self.pretrained_vectors.source
             raise ValueError(
-                f"The vectors `{source}` are {width} wide, `embedding_size` says "
+                f"The vectors `{self._vectors}` are {width} wide, `embedding_size` says "
                 f"{self._embedding_size}; leave it out, or choose `vectors` none."
             )
         return width
@@ -213,12 +223,13 @@ class HANDataModule(pl.LightningDataModule):
     @cached_property
     def pretrained(self) -> PretrainedEmbedding | None:
         """The pretrained vectors of the vocabulary's words; None where there are none."""
-        vectors = self.pretrained_vectors
-        if vectors is None or self._learned is not None:
+        if self._vectors is None or self._learned is not None:
             return None
-        return embedding_matrix(
-            self.vocabulary.words, vectors.source, cache_dir=vectors.cache_dir, seed=self._seed
-        )
+        source, cache_dir = self._vectors, self._cache / "vectors"
+        if source == WORD2VEC:
+            training = Word2Vec(size=self.embedding_size, seed=self._seed)
+            source = str(corpus_vectors(self.corpus, training, progress=self.progress))
+        return embedding_matrix(self.vocabulary.words, source, cache_dir=cache_dir, seed=self._seed)
 
     @property
     def embedding_matrix(self) -> npt.NDArray[np.float32] | None:

@@ -29,6 +29,7 @@ from numpy.typing import NDArray
 from han.atomic import atomic_file
 
 BUILTIN = "builtin"
+_LONGEST = 200
 _ENTRIES = ("words", "vectors", "scale")
 _SUFFIXES = (".npz", ".txt", ".vec", ".gz", ".zip")
 _DAMAGED = (EOFError, zlib.error, gzip.BadGzipFile, zipfile.BadZipFile, tarfile.TarError)
@@ -99,9 +100,7 @@ def embedding_matrix(
         ValueError: None of the words has a vector, or as for `load_vectors`.
         OSError: As for `load_vectors`.
     """
-    vectors = load_vectors(source, {*words, *map(str.lower, words)}, cache_dir=cache_dir)
-    rows = {word: row for row, word in enumerate(vectors.words)}
-    index = np.array([rows.get(word, rows.get(word.lower(), -1)) for word in words])
+    vectors, index = find_vectors(words, source, cache_dir=cache_dir)
     known = index >= 0
     found = int(known[1:].sum())
     if not found:
@@ -116,6 +115,25 @@ def embedding_matrix(
     matrix = noise * pretrained.std()
     matrix[known] = pretrained
     return PretrainedEmbedding(matrix, found)
+
+
+def find_vectors(
+    words: Sequence[str], source: str, *, cache_dir: Path
+) -> tuple[Vectors, NDArray[np.int64]]:
+    """Read the vectors of words; one that is not there is tried in lower case.
+
+    Args:
+        words: The words.
+        source: What `load_vectors` takes, as the next and the errors.
+        cache_dir: Where downloaded vectors are kept.
+
+    Returns:
+        The vectors, and the row of each word in them, int64 (len(words),); -1 where it has none.
+    """
+    vectors = load_vectors(source, {*words, *map(str.lower, words)}, cache_dir=cache_dir)
+    rows = {word: row for row, word in enumerate(vectors.words)}
+    index = np.array([rows.get(word, rows.get(word.lower(), -1)) for word in words], np.int64)
+    return vectors, index
 
 
 @np.errstate(over="ignore")  # a number too large for float32 is told as one that is not finite
@@ -156,6 +174,20 @@ def load_vectors(source: str, words: Collection[str], *, cache_dir: Path) -> Vec
         word = vectors.words[int(finite.argmin())]
         raise ValueError(f"{source}: the vector of {word!r} has a number that is not finite.")
     return vectors
+
+
+def write_vectors(path: Path, vectors: Vectors) -> None:
+    """Write vectors as a NumPy archive that `load_vectors` reads, whole or not at all.
+
+    Words of more than 200 characters are left out: each word takes the room of the longest.
+
+    Raises:
+        OSError: The file cannot be written.
+    """
+    kept = [row for row, word in enumerate(vectors.words) if len(word) <= _LONGEST]
+    words = np.array([vectors.words[row] for row in kept], str)
+    with atomic_file(path, "wb") as file:
+        np.savez(file, words=words, vectors=vectors.matrix[kept])
 
 
 def _read_npz(file: IO[bytes], source: str, words: Collection[str]) -> Vectors:

@@ -61,8 +61,9 @@ class HANClassifier(ClassifierMixin, BaseEstimator):  # type: ignore[misc]  # th
             the same instead of as is learned.
         sentence_dropout: Probability of leaving a sentence out of a training document.
         label_smoothing: Share of each target's probability that is spread over all classes.
-        consistency: Weight of the divergence between two readings of the same batch under different
-            dropout (R-Drop, Liang et al. 2021, eq. 4); above 0, training reads every batch twice.
+        consistency: Weight of the divergence between two readings of the same batch, each with its
+            own dropout and its own sentences left out (R-Drop, Liang et al. 2021, eq. 4); above 0,
+            training reads every batch twice.
         optimizer: `"adamw"`, or `"sgd"` with momentum.
         learning_rate: Peak learning rate of all but the word vectors.
         embedding_learning_rate: Peak learning rate of the word vectors; 0 keeps them as they are.
@@ -80,9 +81,11 @@ class HANClassifier(ClassifierMixin, BaseEstimator):  # type: ignore[misc]  # th
             spare a text (with a warning), all are trained on for `max_epochs`, and the last
             epoch's weights are kept.
         vectors: Pretrained word vectors: `"builtin"` (English), a name that torchtext knows
-            (`"glove.6B.100d"`), a file of vectors (text or .npz), or `"none"`. `"auto"` is
-            `"builtin"` where the language is English, otherwise `"none"`.
-        embedding_size: Width of the word vectors where `vectors` is `"none"`; by default 200.
+            (`"glove.6B.100d"`), a file of vectors (text or .npz), `"word2vec"` to learn them from
+            the texts first (needs the extra `word2vec`), or `"none"`. `"auto"` is `"builtin"`
+            where the language is English, otherwise `"none"`.
+        embedding_size: Width of the word vectors where `vectors` is `"word2vec"` or `"none"`; by
+            default 200.
         batch_size: Texts a batch.
         eval_batch_size: Validation texts a batch.
         cache_dir: Where downloaded vectors are kept and, while it trains, encoded texts; by default
@@ -390,10 +393,11 @@ def _train(
 
     with quiet(), _seeded(options["seed"]):
         data = HANDataModule(**sources, **of(HANDataModule))
+        data.progress = bool(options["verbose"])
         data.corpus = prepare_corpus(
             **{**sources, **of(prepare_corpus), "cache_dir": folder / "corpus"},
             pretrained=data.pretrained_vectors,
-            progress=bool(options["verbose"]),
+            progress=data.progress,
         )
         sizes = ("vocabulary_size", "num_classes", "embedding_size")
         module = HANModule(**{**of(HANModule), **{size: getattr(data, size) for size in sizes}})

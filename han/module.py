@@ -45,8 +45,9 @@ class HANModule(pl.LightningModule):
             Pinter 2019)?
         sentence_dropout: Probability of leaving a sentence out of a training document.
         label_smoothing: Share of each target's probability that is spread over all classes.
-        consistency: Weight of the divergence between two readings of the same batch under different
-            dropout (R-Drop, Liang et al. 2021, eq. 4); above 0, training reads every batch twice.
+        consistency: Weight of the divergence between two readings of the same batch, each with its
+            own dropout and its own sentences left out (R-Drop, Liang et al. 2021, eq. 4); above 0,
+            training reads every batch twice.
         optimizer: `adamw`, or `sgd` with momentum as in the paper.
         learning_rate: Peak learning rate of all but the word vectors.
         embedding_learning_rate: Peak learning rate of the word vectors; 0 keeps them as they are.
@@ -150,11 +151,10 @@ class HANModule(pl.LightningModule):
         With `consistency`, the cross-entropy is the mean of two readings', and half the sum of
         their Kullback-Leibler divergences in both directions is added with that weight.
         """
-        if (probability := self.hparams["sentence_dropout"]) > 0:
-            draws = torch.rand(len(batch.words_per_sentence), device=self.device)
-            batch = batch.drop_sentences(draws < probability)
         weight = self.hparams["consistency"]
-        readings = [self(batch).logits for _ in range(2 if weight > 0 else 1)]
+        readings = [
+            self(self._without_some_sentences(batch)).logits for _ in range(2 if weight > 0 else 1)
+        ]
         smoothing = self.hparams["label_smoothing"]
         losses = [
             functional.cross_entropy(logits, _targets(batch), label_smoothing=smoothing)
@@ -172,6 +172,12 @@ class HANModule(pl.LightningModule):
             sync_dist=True,
         )
         return loss
+
+    def _without_some_sentences(self, batch: Batch) -> Batch:
+        if (probability := self.hparams["sentence_dropout"]) == 0:
+            return batch
+        draws = torch.rand(len(batch.words_per_sentence), device=self.device)
+        return batch.drop_sentences(draws < probability)
 
     def validation_step(self, batch: Batch, batch_index: int) -> None:
         """Log the cross-entropy (nats), accuracy and macro-F1 over the validation split."""

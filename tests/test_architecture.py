@@ -24,6 +24,7 @@ ORDER = (
     "vocabulary",
     "embeddings",
     "corpus",
+    "word2vec",
     "batching",
     "kernel",
     "attention",
@@ -137,6 +138,9 @@ class TestLibraries:
     def test_only_embeddings_imports_torchtext(self) -> None:
         assert users_of("torchtext") <= {"embeddings"}
 
+    def test_only_word2vec_imports_gensim(self) -> None:
+        assert users_of("gensim") == {"word2vec"}
+
     def test_only_training_imports_lightning(self) -> None:
         assert users_of("pytorch_lightning", "lightning", "lightning_fabric") <= LIGHTNING
 
@@ -150,7 +154,8 @@ class TestImport:
 
     @pytest.mark.parametrize("name", sorted(TORCH_FREE | {"embeddings"}))
     def test_importing_a_stage_without_torch_loads_none(self, name: str) -> None:
-        assert not loaded_by(f"han.{name}") & {"torch", "torchtext", "pytorch_lightning"}
+        heavy = {"torch", "torchtext", "pytorch_lightning", "gensim"}
+        assert not loaded_by(f"han.{name}") & heavy
 
     def test_importing_the_documents_loads_no_library(self) -> None:
         assert not loaded_by("han.documents") & {"pyarrow", "datasets", "numpy", "rich"}

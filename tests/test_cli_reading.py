@@ -308,7 +308,7 @@ class TestMain:
             main(args)
         assert caught.value.code == 0
         out = capsys.readouterr().out
-        for command in (*TRAINING, "demo", "classify", "explain", "baseline"):
+        for command in (*TRAINING, "demo", "classify", "explain", "baseline", "vectors"):
             assert f"\n    {command} " in out
 
     @pytest.mark.parametrize("command", ["classify", "explain"])

@@ -16,7 +16,7 @@ import numpy as np
 import pytest
 import torchtext.vocab
 
-from han.embeddings import embedding_matrix, load_vectors
+from han.embeddings import Vectors, embedding_matrix, load_vectors, write_vectors
 
 TEXT = "the 0.5 -1 2\nCat 1 2 3\ncat 4 5 6\ncat 7 8 9\n"
 ROWS = {"the": [0.5, -1, 2], "Cat": [1, 2, 3], "cat": [4, 5, 6]}
@@ -64,6 +64,17 @@ def half_a_download(url: str, timeout: float) -> addinfourl:
     headers = Message()
     headers["Content-Length"] = "100"
     return addinfourl(io.BytesIO(b"x" * 50), headers, url)
+
+
+class TestWriting:
+    def test_what_is_written_is_read(self, tmp_path: Path) -> None:
+        words = ["<unk>", "Straße", "🙂", "a" * 200, "a" * 201, "z"]
+        matrix = np.arange(18, dtype=np.float32).reshape(6, 3) / 7
+        write_vectors(tmp_path / "v.npz", Vectors(words, matrix))
+        found = load_vectors(str(tmp_path / "v.npz"), words, cache_dir=tmp_path)
+        assert list(found.words) == [word for word in words if len(word) <= 200]
+        assert np.array_equal(found.matrix, matrix[[0, 1, 2, 3, 5]])
+        assert [path.name for path in tmp_path.iterdir()] == ["v.npz"]
 
 
 class TestTextFiles:

@@ -30,6 +30,7 @@ examples:
   han words runs/reviews new_reviews.csv
   han serve runs/reviews
   han baseline reviews.csv --text_column review --label_column stars
+  han vectors reviews.csv --text_column review --output own.npz
 """
 
 
@@ -313,6 +314,77 @@ def _parser() -> argparse.ArgumentParser:
     )
     baseline.set_defaults(run=_later("baseline", "baseline"))
 
+    vectors = commands.add_parser(
+        "vectors",
+        allow_abbrev=False,
+        help="learn word vectors from your own text, labelled or not",
+        description="Learn word vectors (word2vec; needs the extra `word2vec`) from the text of "
+        "documents, in words as `han fit` reads them, for its option --data.vectors. Each file is "
+        "read twice, and need not fit into memory. One seed gives one result, as long as there is "
+        "one worker.",
+    )
+    vectors.add_argument(
+        "input",
+        nargs="+",
+        metavar="DOCUMENTS",
+        help="a file (CSV, TSV, JSON lines, Parquet, text; .gz and .zst), a folder of text files, "
+        "hf://owner/name, or builtin",
+    )
+    vectors.add_argument(
+        "--output", required=True, metavar="FILE", help="where the vectors go, an .npz file"
+    )
+    vectors.add_argument(
+        "--include_test",
+        action="store_true",
+        help="read test documents, too; without it the split column says which are left out",
+    )
+    vectors.add_argument(
+        "--start",
+        metavar="VECTORS",
+        help="go on from vectors of a language as a whole: builtin, a name that torchtext knows "
+        "(glove.6B.100d), or a file, as for --data.vectors",
+    )
+    vectors.add_argument(
+        "--cache_dir",
+        metavar="FOLDER",
+        help="where downloaded vectors are kept; by default the user's cache folder",
+    )
+    _add_reading(vectors)
+    vectors.add_argument(
+        "--language", default="en", metavar="CODE", help="as --data.language (%(default)s)"
+    )
+    vectors.add_argument(
+        "--lowercase",
+        choices=("true", "false"),
+        default="true",
+        help="as --data.lowercase (%(default)s)",
+    )
+    vectors.add_argument(
+        "--size",
+        type=int,
+        metavar="N",
+        help="numbers a word (that of --start, or else 200)",
+    )
+    numbers = {
+        "min_count": (5, "how often a word must occur; all others are one, the unknown word"),
+        "window": (5, "how far apart words of a sentence are learned from, at most"),
+        "epochs": (5, "how often the text is learned from"),
+        "seed": (0, "decides all that is random"),
+        "workers": (1, "threads; with more than one no two results are the same"),
+    }
+    for name, (default, text) in numbers.items():
+        vectors.add_argument(
+            f"--{name}", type=int, default=default, metavar="N", help=f"{text} (%(default)s)"
+        )
+    vectors.add_argument(
+        "--architecture",
+        choices=("skip_gram", "cbow"),
+        default="skip_gram",
+        help="whether a word predicts those around it or they predict it, which is several times "
+        "as fast (%(default)s)",
+    )
+    vectors.set_defaults(run=_later("vectors", "vectors"))
+
     serve = commands.add_parser(
         "serve",
         allow_abbrev=False,
@@ -369,17 +441,18 @@ def _add_input(parser: argparse.ArgumentParser, why_label: str = "") -> None:
     _add_reading(parser, f"column of the true class, if any{why_label}")
 
 
-def _add_reading(parser: argparse.ArgumentParser, label: str) -> None:
-    """Add how rows become documents; `label` says what the column of labels is for."""
+def _add_reading(parser: argparse.ArgumentParser, label: str | None = None) -> None:
+    """Add how rows become documents; `label` says what labels are for, None reads texts alone."""
     parser.add_argument("--text_column", default="text", help="column of the text (%(default)s)")
-    parser.add_argument(
-        "--label_column", default=COLUMNS["label_column"], help=f"{label} (%(default)s)"
-    )
-    parser.add_argument(
-        "--id_column",
-        default=COLUMNS["id_column"],
-        help="column that names a document, if any (%(default)s)",
-    )
+    if label is not None:
+        parser.add_argument(
+            "--label_column", default=COLUMNS["label_column"], help=f"{label} (%(default)s)"
+        )
+        parser.add_argument(
+            "--id_column",
+            default=COLUMNS["id_column"],
+            help="column that names a document, if any (%(default)s)",
+        )
     parser.add_argument(
         "--split_column",
         default=COLUMNS["split_column"],

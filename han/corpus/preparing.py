@@ -155,7 +155,7 @@ def prepare_corpus(
             _naming_a_full_disk(cache_dir),
             _giving_memory_back(),
             atomic_directory(directory) as beside,
-            _progress_bar(progress) as bar,
+            progress_bar(progress) as bar,
         ):
             builder = Builder(beside, bar)
             builder.read(sources, reader)
@@ -216,7 +216,8 @@ def _giving_memory_back() -> Iterator[None]:
         pa.set_memory_pool(pool)
 
 
-def _progress_bar(progress: bool) -> Progress:
+def progress_bar(progress: bool) -> Progress:
+    """Return what shows on standard error how far work in several steps has come."""
     return Progress(
         TextColumn("{task.description}"),
         BarColumn(),
