@@ -25,6 +25,7 @@ from han.embeddings import (
     PretrainedVectors,
     embedding_matrix,
 )
+from han.recipe import Recipe, recipe_for
 from han.tokenization import Tokenizer
 from han.vocabulary import Vocabulary
 from han.word2vec import WORD2VEC, Word2Vec, corpus_vectors, require_gensim
@@ -77,7 +78,7 @@ class HANDataModule(pl.LightningDataModule):
             `builtin` where the language is English, otherwise `none`.
         embedding_size: Width of the word vectors where `vectors` is `word2vec` or `none`; by
             default 200.
-        batch_size: Documents a batch.
+        batch_size: Documents a batch in training; by default 16 of few documents, up to 64 of many.
         eval_batch_size: Documents a batch where nothing is learned.
         seed: Decides the validation share, the order of batches and the rows of unknown words.
         num_workers: Processes that assemble batches ahead of time; 0 for none.
@@ -117,7 +118,7 @@ class HANDataModule(pl.LightningDataModule):
         validation_share: float = 0.1,
         vectors: str = "auto",
         embedding_size: int | None = None,
-        batch_size: int = 16,
+        batch_size: int | None = None,
         eval_batch_size: int = 64,
         seed: int = 0,
         num_workers: int = 0,
@@ -205,6 +206,11 @@ class HANDataModule(pl.LightningDataModule):
         return len(self.labels)
 
     @property
+    def recipe(self) -> Recipe:
+        """How training follows from the number of training documents."""
+        return recipe_for(len(self.corpus.splits["train"]), self.num_classes)
+
+    @property
     def embedding_size(self) -> int:
         """Width E of the word vectors."""
         if self._learned is not None:
@@ -241,7 +247,7 @@ class HANDataModule(pl.LightningDataModule):
         documents = self._documents("train")
         sampler = LengthGroupedBatchSampler(
             documents.documents.words_per_document,
-            self._batch_size,
+            self._batch_size or self.recipe.batch_size,
             seed=self._seed,
             rank=self._rank,
             num_replicas=self._num_replicas,

@@ -63,10 +63,11 @@ class HANClassifier(ClassifierMixin, BaseEstimator):  # type: ignore[misc]  # th
         label_smoothing: Share of each target's probability that is spread over all classes.
         consistency: Weight of the divergence between two readings of the same batch, each with its
             own dropout and its own sentences left out (R-Drop, Liang et al. 2021, eq. 4); above 0,
-            training reads every batch twice.
+            training reads every batch twice. By default 1 for few texts, 0 for many.
         optimizer: `"adamw"`, or `"sgd"` with momentum.
-        learning_rate: Peak learning rate of all but the word vectors.
-        embedding_learning_rate: Peak learning rate of the word vectors; 0 keeps them as they are.
+        learning_rate: Peak learning rate; by default 0.01 for few texts, 0.005 for many.
+        embedding_learning_rate: Peak learning rate of the word vectors, by default that of all
+            else; 0 keeps them as they are.
         momentum: Momentum of `"sgd"`.
         weight_decay: Decay of weight matrices.
         schedule: `"one_cycle"` or `"constant"`.
@@ -86,11 +87,11 @@ class HANClassifier(ClassifierMixin, BaseEstimator):  # type: ignore[misc]  # th
             where the language is English, otherwise `"none"`.
         embedding_size: Width of the word vectors where `vectors` is `"word2vec"` or `"none"`; by
             default 200.
-        batch_size: Texts a batch.
+        batch_size: Texts a batch; by default 16 of few texts, up to 64 of many.
         eval_batch_size: Validation texts a batch.
         cache_dir: Where downloaded vectors are kept and, while it trains, encoded texts; by default
             the user's cache folder and the system's folder for temporary files.
-        max_epochs: Most passes over the training texts.
+        max_epochs: Most passes over the training texts; by default 12 over few, 3 over many.
         gradient_clip_val: Norm to which gradients are clipped; None for no limit.
         monitor: Which figure of the validation texts makes an epoch the best.
         patience: Training stops when the figure has not improved for so many epochs.
@@ -119,10 +120,10 @@ class HANClassifier(ClassifierMixin, BaseEstimator):  # type: ignore[misc]  # th
         uniform_attention: bool = False,
         sentence_dropout: float = 0.3,
         label_smoothing: float = 0.1,
-        consistency: float = 1.0,
+        consistency: float | None = None,
         optimizer: Literal["adamw", "sgd"] = "adamw",
-        learning_rate: float = 1e-2,
-        embedding_learning_rate: float = 1e-2,
+        learning_rate: float | None = None,
+        embedding_learning_rate: float | None = None,
         momentum: float = 0.9,
         weight_decay: float = 0.01,
         schedule: Literal["one_cycle", "constant"] = "one_cycle",
@@ -134,10 +135,10 @@ class HANClassifier(ClassifierMixin, BaseEstimator):  # type: ignore[misc]  # th
         validation_fraction: float = 0.1,
         vectors: str = "auto",
         embedding_size: int | None = None,
-        batch_size: int = 16,
+        batch_size: int | None = None,
         eval_batch_size: int = 64,
         cache_dir: str | None = None,
-        max_epochs: int = 12,
+        max_epochs: int | None = None,
         gradient_clip_val: float | None = 1.0,
         monitor: Literal["val_loss", "val_accuracy", "val_macro_f1"] = "val_loss",
         patience: int = 5,
@@ -385,7 +386,7 @@ def _train(
     from han.corpus import prepare_corpus
     from han.datamodule import HANDataModule
     from han.module import HANModule
-    from han.training import DIVERGED, TRAINER, load_weights, quiet, selection
+    from han.training import DIVERGED, TRAINER, Epochs, load_weights, quiet, selection
 
     def of(function: Callable[..., object]) -> dict[str, Any]:
         taken = inspect.signature(function).parameters
@@ -406,6 +407,8 @@ def _train(
             folder, options["monitor"], options["patience"], resumable=False
         )
         callbacks: list[pl.Callback] = [checkpoint, stopping] if validates else []
+        if options["max_epochs"] is None:
+            callbacks.append(Epochs())
         if options["verbose"]:
             callbacks.append(RichProgressBar(console_kwargs={"stderr": True}))
         try:

@@ -19,6 +19,7 @@ from han.batching import Batch
 from han.metrics import classification_figures
 from han.model import HANOutput, HierarchicalAttentionNetwork
 from han.optimization import RowwiseAdamW, distinct_rows
+from han.recipe import Recipe, recipe_for
 
 WARM_UP, FIRST_SHARE, LAST_SHARE = 0.2, 1 / 25, 1 / 250_000  # of the steps, of the peak rate twice
 
@@ -28,6 +29,8 @@ class HANModule(pl.LightningModule):
 
     The sizes are the paper's; the rest is a recipe for a few hundred to a few hundred thousand
     documents. The paper's own training (section 3.3) is SGD without dropout and at a constant rate.
+    What is None follows from the data module's number of training documents, see `recipe_for`;
+    without a data module of ours, as for a few thousand.
 
     Args:
         vocabulary_size: Number of word ids V; the data module knows it.
@@ -47,10 +50,11 @@ class HANModule(pl.LightningModule):
         label_smoothing: Share of each target's probability that is spread over all classes.
         consistency: Weight of the divergence between two readings of the same batch, each with its
             own dropout and its own sentences left out (R-Drop, Liang et al. 2021, eq. 4); above 0,
-            training reads every batch twice.
+            training reads every batch twice. By default 1 for few documents, 0 for many.
         optimizer: `adamw`, or `sgd` with momentum as in the paper.
-        learning_rate: Peak learning rate of all but the word vectors.
-        embedding_learning_rate: Peak learning rate of the word vectors; 0 keeps them as they are.
+        learning_rate: Peak learning rate; by default 0.01 for few documents, 0.005 for many.
+        embedding_learning_rate: Peak learning rate of the word vectors, by default that of all
+            else; 0 keeps them as they are.
         momentum: Momentum of `sgd`.
         weight_decay: Decay of weight matrices; word vectors, biases and context vectors have none.
         schedule: `one_cycle` (Smith & Topin 2018: warm up, then anneal to nothing by the last
@@ -74,10 +78,10 @@ class HANModule(pl.LightningModule):
         uniform_attention: bool = False,
         sentence_dropout: float = 0.3,
         label_smoothing: float = 0.1,
-        consistency: float = 1.0,
+        consistency: float | None = None,
         optimizer: Literal["adamw", "sgd"] = "adamw",
-        learning_rate: float = 1e-2,
-        embedding_learning_rate: float = 1e-2,
+        learning_rate: float | None = None,
+        embedding_learning_rate: float | None = None,
         momentum: float = 0.9,
         weight_decay: float = 0.01,
         schedule: Literal["one_cycle", "constant"] = "one_cycle",
@@ -87,11 +91,11 @@ class HANModule(pl.LightningModule):
         for name, share in shares.items():
             if not 0 <= share < 1:
                 raise ValueError(f"`{name}` must be at least 0 and below 1, got {share}.")
-        if consistency < 0:
+        if consistency is not None and consistency < 0:
             raise ValueError(f"`consistency` must be at least 0, got {consistency}.")
-        if learning_rate <= 0:
+        if learning_rate is not None and learning_rate <= 0:
             raise ValueError(f"`learning_rate` must be above 0, got {learning_rate}.")
-        if embedding_learning_rate < 0:
+        if embedding_learning_rate is not None and embedding_learning_rate < 0:
             raise ValueError(
                 f"`embedding_learning_rate` must be at least 0, got {embedding_learning_rate}."
             )
@@ -108,7 +112,7 @@ class HANModule(pl.LightningModule):
             classifier_dropout,
             uniform_attention,
         )
-        self.network.embedding.weight.requires_grad_(embedding_learning_rate > 0)
+        self.network.embedding.weight.requires_grad_(embedding_learning_rate != 0)
         metrics = MetricCollection(
             {
                 "accuracy": MulticlassAccuracy(num_classes, average="micro"),
@@ -151,7 +155,7 @@ class HANModule(pl.LightningModule):
         With `consistency`, the cross-entropy is the mean of two readings', and half the sum of
         their Kullback-Leibler divergences in both directions is added with that weight.
         """
-        weight = self.hparams["consistency"]
+        weight = self._option("consistency")
         readings = [
             self(self._without_some_sentences(batch)).logits for _ in range(2 if weight > 0 else 1)
         ]
@@ -252,10 +256,13 @@ class HANModule(pl.LightningModule):
             {"params": [p for p in others if p.ndim > 1]},
             {"params": [p for p in others if p.ndim == 1], "weight_decay": 0.0},
         ]
-        if (embedding_rate := self.hparams["embedding_learning_rate"]) > 0:
-            of_words = {"params": [embedding], "weight_decay": 0.0, "lr": embedding_rate}
+        rate, decay = self._option("learning_rate"), self.hparams["weight_decay"]
+        rate_of_words = self.hparams["embedding_learning_rate"]
+        if rate_of_words is None:
+            rate_of_words = rate
+        if rate_of_words > 0:
+            of_words = {"params": [embedding], "weight_decay": 0.0, "lr": rate_of_words}
             groups.append(of_words | {"rowwise": True})
-        rate, decay = self.hparams["learning_rate"], self.hparams["weight_decay"]
         if self.hparams["optimizer"] == "sgd":
             momentum = self.hparams["momentum"]
             return SGD(groups, lr=rate, momentum=momentum, weight_decay=decay)
@@ -285,6 +292,14 @@ class HANModule(pl.LightningModule):
             if not norm <= gradient_clip_val:  # nor where it is no number, as in torch's own
                 for grad in grads:
                     grad.mul_(gradient_clip_val / (norm + 1e-6))
+
+    def _option(self, name: Literal["consistency", "learning_rate"]) -> float:
+        """Return a hyper-parameter, or what the number of documents makes of it."""
+        if (given := self.hparams[name]) is not None:
+            return float(given)
+        datamodule = None if self._trainer is None else self._datamodule
+        recipe: Recipe = getattr(datamodule, "recipe", recipe_for(0))
+        return float(getattr(recipe, name))
 
     @property
     def _datamodule(self) -> Any:  # noqa: ANN401  # Lightning sets it and leaves it untyped

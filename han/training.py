@@ -13,11 +13,13 @@ import pytorch_lightning as pl
 import torch
 from pytorch_lightning.callbacks import EarlyStopping, ModelCheckpoint
 
+from han.datamodule import HANDataModule
+
 Monitor = Literal["val_loss", "val_accuracy", "val_macro_f1"]
 MONITOR: Monitor = "val_loss"
 PATIENCE = 5
 TRAINER: dict[str, Any] = {
-    "max_epochs": 12,
+    "max_epochs": None,  # see `Epochs`
     "gradient_clip_val": 1.0,
     "log_every_n_steps": 10,
     "num_sanity_val_steps": 0,
@@ -26,6 +28,7 @@ TRAINER: dict[str, Any] = {
 }
 DIVERGED = "Training diverged, the loss is not a finite number; lower `learning_rate`"
 _HARMLESS = (
+    "`max_epochs` was not set.*",  # `Epochs` sets it
     ".*does not have many workers.*",  # the main process gathers batches faster than others do
     ".*args parameter is intended to run from within Python.*",  # it is how `han` passes them
     ".*`isinstance\\(treespec, LeafSpec\\)` is deprecated.*",  # Lightning's to mend
@@ -77,6 +80,16 @@ def selection(
         enable_version_counter=False,
     )
     return checkpoint, EarlyStopping(monitor, mode=mode, patience=patience, strict=False)
+
+
+class Epochs(pl.Callback):
+    """Set how many epochs to train by the number of documents, where the user says nothing."""
+
+    def setup(self, trainer: pl.Trainer, pl_module: pl.LightningModule, stage: str) -> None:
+        """Set it before the schedule asks."""
+        if stage == "fit" and trainer.max_steps == -1:
+            datamodule: HANDataModule = trainer.datamodule  # type: ignore[attr-defined]
+            trainer.fit_loop.max_epochs = datamodule.recipe.epochs
 
 
 def load_weights(module: pl.LightningModule, path: str) -> None:

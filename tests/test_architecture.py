@@ -40,6 +40,7 @@ ORDER = (
     "predictor",
     "metrics",
     "baseline",
+    "recipe",
     "datamodule",
     "optimization",
     "module",

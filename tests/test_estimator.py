@@ -149,7 +149,10 @@ class TestOptions:
             ({"hidden_size": 5.5}, "`hidden_size` must be an integer, got 5.5."),
             ({"hidden_size": True}, "`hidden_size` must be an integer, got True."),
             ({"max_sentences": "all"}, "`max_sentences` must be an integer or None, got 'all'."),
-            ({"learning_rate": float("nan")}, "`learning_rate` must be a finite number, got nan."),
+            (
+                {"learning_rate": float("nan")},
+                "`learning_rate` must be a finite number or None, got nan.",
+            ),
             ({"lowercase": "yes"}, "`lowercase` must be True or False, got 'yes'."),
             ({"max_epochs": 0}, "`max_epochs` must be at least 1, got 0."),
             ({"patience": -1}, "`patience` must be at least 0, got -1."),

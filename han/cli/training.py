@@ -49,6 +49,7 @@ from han.training import (
     MONITOR,
     PATIENCE,
     TRAINER,
+    Epochs,
     Monitor,
     load_weights,
     quiet,
@@ -223,7 +224,7 @@ class HANCLI(LightningCLI):
     def instantiate_trainer(self, **kwargs: Any) -> pl.Trainer:  # noqa: ANN401  # Lightning's own
         """Log to the run directory, keep checkpoints there, and show progress on standard error."""
         given = self.config_init[self.subcommand].trainer
-        callbacks: list[pl.Callback] = []
+        callbacks: list[pl.Callback] = [Epochs()] if given.max_epochs is None else []
         if given.enable_progress_bar is not False:
             callbacks.append(RichProgressBar(console_kwargs={"stderr": True}))
         loggers = _listed(given.logger)
