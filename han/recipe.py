@@ -6,11 +6,12 @@ from typing import NamedTuple
 
 MOST_EPOCHS, FEWEST_EPOCHS = 12, 3
 _READINGS = 9_600  # of each class's documents in all of training, between those bounds
-_BATCH_SIZE, _LEARNING_RATE = 16, 1e-2  # with `MOST_EPOCHS`
+_BATCH_SIZE, _LEARNING_RATE = 16, 1e-2  # up to `_FEW` documents
+_FEW, _MANY = 4_000, 16_000
 
 
 class Recipe(NamedTuple):
-    """What depends on the number of training documents.
+    """What depends on the training documents.
 
     Attributes:
         epochs: Most passes over them.
@@ -28,16 +29,17 @@ class Recipe(NamedTuple):
 def recipe_for(documents: int, classes: int = 2) -> Recipe:
     """Return how to train on so many documents of so many classes.
 
-    Up to 800 documents a class are read often, in small batches, at a high rate, and each batch
-    twice. The more there are of a class, the more seldom they are read, in larger batches at a
-    lower rate: the batch grows as the epochs fall, and the rate falls with their square root.
+    Up to 800 documents a class are read often, and each batch twice for consistency; the more a
+    class has, the more seldom they are read. Up to 4,000 documents in all come in small batches at
+    a high rate; from there to 16,000 the batch grows in proportion, and the rate falls with its
+    square root.
     """
     readings = _READINGS * classes / max(documents, 1)
     epochs = round(min(MOST_EPOCHS, max(FEWEST_EPOCHS, readings)))
-    share = epochs / MOST_EPOCHS
+    growth = min(max(documents, _FEW), _MANY) / _FEW
     return Recipe(
         epochs,
-        round(_BATCH_SIZE / share),
-        _LEARNING_RATE * share**0.5,
+        round(_BATCH_SIZE * growth),
+        _LEARNING_RATE / growth**0.5,
         1.0 if epochs == MOST_EPOCHS else 0.0,
     )

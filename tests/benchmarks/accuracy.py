@@ -3,7 +3,8 @@
     python -m tests.benchmarks.accuracy NAME=FILE ... --vectors NAME=FILE --runs FOLDER [--jobs N]
     python -m tests.benchmarks.results --runs FOLDER --readme README.md
 
-Nothing is set but the word vectors: those of the file, the built-in ones, and none. The first run
+Nothing is set but the word vectors: `--vectors` may be given again, and another time with more of
+them; by default they are the built-in ones and none. The first run
 of a corpus also trains the linear models (`han fit --baseline`). Figures are of test documents; to
 choose options, use `tests.benchmarks.ablation`, which leaves them out.
 """
@@ -26,6 +27,8 @@ from tests.benchmarks.experiment import (
 )
 from tests.benchmarks.results import print_table
 
+VECTORS = ("built-in vectors=builtin", "no vectors=none")
+
 
 def main(arguments: Sequence[str] | None = None) -> int:
     """Run what is not finished, and print the table."""
@@ -35,16 +38,17 @@ def main(arguments: Sequence[str] | None = None) -> int:
     )
     add_arguments(parser)
     parser.add_argument(
-        "--vectors", metavar="FILE", help="a file of word vectors, as FILE or NAME=FILE"
+        "--vectors",
+        metavar="VECTORS",
+        action="append",
+        help="word vectors for --data.vectors, as VECTORS or NAME=VECTORS; may be given again "
+        "(default: built-in ones, and none)",
     )
     return reporting(partial(_run, parser.parse_args(arguments)))
 
 
 def _run(options: argparse.Namespace) -> int:
-    vectors = {"built-in vectors": "builtin", "no vectors": "none"}
-    if options.vectors:
-        name, path = named(options.vectors)
-        vectors = {name: path, **vectors}
+    vectors = dict(map(named, options.vectors or VECTORS))
     experiment = Experiment(
         name="accuracy",
         layout="corpora",
