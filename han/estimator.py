@@ -65,7 +65,7 @@ class HANClassifier(ClassifierMixin, BaseEstimator):  # type: ignore[misc]  # th
             own dropout and its own sentences left out (R-Drop, Liang et al. 2021, eq. 4); above 0,
             training reads every batch twice. By default 1 for few texts, 0 for many.
         optimizer: `"adamw"`, or `"sgd"` with momentum.
-        learning_rate: Peak learning rate; by default 0.01 for few texts, 0.005 for many.
+        learning_rate: Peak learning rate; by default 0.007 for few texts, 0.005 for many.
         embedding_learning_rate: Peak learning rate of the word vectors, by default that of all
             else; 0 keeps them as they are.
         momentum: Momentum of `"sgd"`.

@@ -10,12 +10,12 @@ from han.recipe import Recipe, recipe_for
 @pytest.mark.parametrize(
     ("documents", "classes", "expected"),
     [
-        (0, 2, Recipe(12, 16, 0.01, 1.0)),
-        (1_600, 2, Recipe(12, 16, 0.01, 1.0)),
-        (4_000, 2, Recipe(5, 16, 0.01, 0.0)),
-        (9_000, 20, Recipe(12, 36, 0.01 / 1.5, 1.0)),
-        (16_000, 20, Recipe(12, 64, 0.005, 1.0)),
-        (10_000_000, 2, Recipe(3, 64, 0.005, 0.0)),
+        (0, 2, Recipe(12, 16, 0.007, 1.0)),
+        (1_600, 2, Recipe(12, 16, 0.007, 1.0)),
+        (4_000, 2, Recipe(5, 16, 0.007, 0.0)),
+        (9_000, 20, Recipe(12, 36, 0.007 / 1.5**0.5, 1.0)),
+        (16_000, 20, Recipe(12, 64, 0.007 / 2**0.5, 1.0)),
+        (10_000_000, 2, Recipe(3, 64, 0.007 / 2**0.5, 0.0)),
     ],
 )
 def test_few_documents_of_a_class_are_read_often_and_many_seldom(
