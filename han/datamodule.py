@@ -70,7 +70,7 @@ class HANDataModule(pl.LightningDataModule):
         max_sentences: Most sentences read of a document; by default all.
         max_words_per_sentence: Most words read of a sentence; by default all.
         min_count: How often a word must occur in the training documents to be known; once is
-            enough for a word that has a pretrained vector.
+            enough for a word that has a pretrained vector, other than of `word2vec`.
         validation_share: Share of the training documents for validation where nothing else says.
         vectors: Pretrained word vectors: `builtin` (English), a name that torchtext knows
             (`glove.6B.100d`), a file of vectors (text or .npz), `word2vec` to learn them from the
@@ -211,6 +211,11 @@ class HANDataModule(pl.LightningDataModule):
         return recipe_for(len(self.corpus.splits["train"]), self.num_classes)
 
     @property
+    def batch_size(self) -> int:
+        """Documents a batch in training."""
+        return self._batch_size or self.recipe.batch_size
+
+    @property
     def embedding_size(self) -> int:
         """Width E of the word vectors."""
         if self._learned is not None:
@@ -247,7 +252,7 @@ class HANDataModule(pl.LightningDataModule):
         documents = self._documents("train")
         sampler = LengthGroupedBatchSampler(
             documents.documents.words_per_document,
-            self._batch_size or self.recipe.batch_size,
+            self.batch_size,
             seed=self._seed,
             rank=self._rank,
             num_replicas=self._num_replicas,

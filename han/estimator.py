@@ -76,7 +76,7 @@ class HANClassifier(ClassifierMixin, BaseEstimator):  # type: ignore[misc]  # th
         max_sentences: Most sentences read of a document; by default all.
         max_words_per_sentence: Most words read of a sentence; by default all.
         min_count: How often a word must occur in the training texts to be known; once is enough for
-            a word that has a pretrained vector.
+            a word that has a pretrained vector, other than of `"word2vec"`.
         validation_fraction: Share of the training texts, drawn from every class in proportion, that
             decides when to stop and which epoch's weights are kept. With 0, or where no class can
             spare a text (with a warning), all are trained on for `max_epochs`, and the last
@@ -433,7 +433,7 @@ def _train(
             load_weights(module, checkpoint.best_model_path)
     if not all(weight.isfinite().all() for weight in module.network.parameters()):
         raise ValueError(f"{DIVERGED}.")
-    facts = {"data": _with_names(data.corpus.summary, labels), "training": dict(module.hparams)}
+    facts = {"data": _with_names(data.corpus.summary, labels), "training": module.options}
     Bundle(module.network, data.vocabulary, tuple(labels), facts).save(folder / _MODEL)
     score = checkpoint.best_model_score
     return trainer.current_epoch, None if score is None else float(score)

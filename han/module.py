@@ -30,7 +30,7 @@ class HANModule(pl.LightningModule):
     The sizes are the paper's; the rest is a recipe for a few hundred to a few hundred thousand
     documents. The paper's own training (section 3.3) is SGD without dropout and at a constant rate.
     What is None follows from the data module's number of training documents, see `recipe_for`;
-    without a data module of ours, as for a few thousand.
+    without a data module of ours, as for few documents.
 
     Args:
         vocabulary_size: Number of word ids V; the data module knows it.
@@ -126,6 +126,20 @@ class HANModule(pl.LightningModule):
         self.test_figures: dict[str, Any] = {}
         self._test_started = 0.0
 
+    @property
+    def options(self) -> dict[str, Any]:
+        """The arguments, with what the number of training documents makes of those that are None.
+
+        Known as long as the trainer is there that trains it.
+        """
+        rate, of_words = self._option("learning_rate"), self.hparams["embedding_learning_rate"]
+        return {
+            **self.hparams,
+            "consistency": self._option("consistency"),
+            "learning_rate": rate,
+            "embedding_learning_rate": rate if of_words is None else float(of_words),
+        }
+
     def forward(self, batch: Batch) -> HANOutput:
         """Compute logits and attention of a batch, see `HierarchicalAttentionNetwork`."""
         return self.network(batch)  # type: ignore[no-any-return]
@@ -153,7 +167,8 @@ class HANModule(pl.LightningModule):
         """Return the loss (nats): cross-entropy against smoothed targets (eq. 12) and consistency.
 
         With `consistency`, the cross-entropy is the mean of two readings', and half the sum of
-        their Kullback-Leibler divergences in both directions is added with that weight.
+        their Kullback-Leibler divergences in both directions is added with that weight. (Liang et
+        al. add up the cross-entropies, so that their weight of the same objective is twice this.)
         """
         weight = self._option("consistency")
         readings = [
@@ -239,7 +254,7 @@ class HANModule(pl.LightningModule):
                 "`schedule: one_cycle` must know how long training takes; set "
                 "`--trainer.max_epochs`, or `--model.schedule constant`."
             )
-        scheduler = LambdaLR(optimizer, lambda step: _one_cycle(step, int(steps)))
+        scheduler = LambdaLR(optimizer, lambda step: _one_cycle(step, max(1, int(steps))))
         return {
             "optimizer": optimizer,
             "lr_scheduler": {"scheduler": scheduler, "interval": "step"},
@@ -256,11 +271,9 @@ class HANModule(pl.LightningModule):
             {"params": [p for p in others if p.ndim > 1]},
             {"params": [p for p in others if p.ndim == 1], "weight_decay": 0.0},
         ]
-        rate, decay = self._option("learning_rate"), self.hparams["weight_decay"]
-        rate_of_words = self.hparams["embedding_learning_rate"]
-        if rate_of_words is None:
-            rate_of_words = rate
-        if rate_of_words > 0:
+        options = self.options
+        rate, decay = options["learning_rate"], options["weight_decay"]
+        if (rate_of_words := options["embedding_learning_rate"]) > 0:
             of_words = {"params": [embedding], "weight_decay": 0.0, "lr": rate_of_words}
             groups.append(of_words | {"rowwise": True})
         if self.hparams["optimizer"] == "sgd":

@@ -29,7 +29,7 @@ class Recipe(NamedTuple):
 def recipe_for(documents: int, classes: int = 2) -> Recipe:
     """Return how to train on so many documents of so many classes.
 
-    Up to 800 documents a class are read often, and each batch twice for consistency; the more a
+    Up to some 800 documents a class are read often, each batch twice for consistency; the more a
     class has, the more seldom they are read. Up to 4,000 documents in all come in small batches at
     a high rate; from there to 16,000 the batch grows in proportion, and the rate falls from 0.007
     to 0.005.

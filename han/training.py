@@ -89,7 +89,8 @@ class Epochs(pl.Callback):
         """Set it before the schedule asks."""
         if stage == "fit" and trainer.max_steps == -1:
             datamodule: HANDataModule = trainer.datamodule  # type: ignore[attr-defined]
-            trainer.fit_loop.max_epochs = datamodule.recipe.epochs
+            epochs = datamodule.recipe.epochs
+            trainer.fit_loop.max_epochs = max(epochs, trainer.min_epochs or 0)
 
 
 def load_weights(module: pl.LightningModule, path: str) -> None:

@@ -27,7 +27,8 @@ from han.cli.runs import find_checkpoint, new_run, run_of
 from han.datamodule import HANDataModule
 from han.documents import Document
 from han.module import HANModule
-from tests.reviews import QUICK, fit, read_csv, rows, write_reviews, write_rows
+from han.recipe import recipe_for
+from tests.reviews import NETWORK, QUICK, fit, read_csv, rows, write_reviews, write_rows
 from tests.reviews import han as run_han
 
 FILES = {
@@ -142,6 +143,43 @@ class TestFit:
         assert found["hardware"]["processor"]
         assert found["versions"]["torch"] == torch.__version__
         assert found["versions"]["han"] == version("han-classifier")
+
+    def test_what_is_not_said_follows_from_the_documents(self, folder: Path) -> None:
+        expected = recipe_for(26, 2)
+        options = (*NETWORK, CACHE, "--model.attention_size=4", "--patience=100")
+        assert run_han("fit", "--data.train=reviews.csv", *options) == 0
+        run = folder / "runs/reviews/1"
+        found = record(run)
+        assert found["recipe"] == expected._asdict()
+        assert found["epochs"] == expected.epochs
+        checkpoint = torch.load(run / "checkpoints/last.ckpt", weights_only=True)
+        batches = math.ceil(26 / expected.batch_size)
+        assert checkpoint["global_step"] == expected.epochs * batches
+        assert checkpoint["lr_schedulers"][0]["base_lrs"] == [expected.learning_rate] * 3
+        told = json.loads((run / "model/config.json").read_text(encoding="utf-8"))["training"]
+        for name in ("learning_rate", "embedding_learning_rate"):
+            assert told[name] == expected.learning_rate
+        assert told["consistency"] == expected.consistency
+
+    def test_what_is_said_stays(self, folder: Path) -> None:
+        assert (
+            fit("--model.learning_rate=0.02", "--data.batch_size=7", "--trainer.max_epochs=1") == 0
+        )
+        found = record(folder / "runs/reviews/1")["recipe"]
+        consistency = recipe_for(26, 2).consistency
+        assert tuple(found.values()) == (1, 7, 0.02, consistency)
+
+    def test_steps_are_a_limit_of_their_own(self, folder: Path) -> None:
+        options = (*NETWORK, CACHE, "--trainer.max_steps=4")
+        assert run_han("fit", "--data.train=reviews.csv", *options) == 0
+        run = folder / "runs/reviews/1"
+        assert torch.load(run / "checkpoints/last.ckpt", weights_only=True)["global_step"] == 4
+        assert record(run)["recipe"]["epochs"] is None
+
+    def test_no_fewer_epochs_follow_than_are_wanted(self, folder: Path) -> None:
+        options = (*NETWORK, CACHE, "--patience=100", "--trainer.min_epochs=13")
+        assert run_han("fit", "--data.train=reviews.csv", *options) == 0
+        assert record(folder / "runs/reviews/1")["epochs"] == 13
 
     def test_the_model_directory_classifies_as_the_figures_say(self, trained: Path) -> None:
         model = han.load(trained / "runs/reviews/1")

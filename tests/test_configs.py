@@ -13,6 +13,7 @@ import yaml
 
 import han
 from han.cli.demo import ARGUMENTS, demo
+from han.recipe import Recipe
 from tests.benchmarks import paper_data
 from tests.reviews import han as run_han
 from tests.reviews import read_csv, write_reviews
@@ -92,6 +93,14 @@ class TestPaper:
         both = effective(capsys, *configs(FOLDER / "yelp2013.yaml"))
         assert differences(both, paper) == {"name": "yelp2013", "data.train": "yelp-2013.jsonl"}
 
+    def test_nothing_follows_from_the_number_of_documents(
+        self, capsys: pytest.CaptureFixture[str]
+    ) -> None:
+        paper = effective(capsys, "--config", FOLDER / "paper.yaml")
+        said = {**paper["model"], **paper["data"], "epochs": paper["trainer"]["max_epochs"]}
+        assert None not in [said[name] for name in Recipe._fields]
+        assert said["consistency"] == 0
+
     def test_word_vectors_are_learned_from_the_documents(self, folder: Path) -> None:
         write_reviews(folder / "reviews.csv", 60)
         args = ("--data.train=reviews.csv", "--data.cache_dir=cache", "--trainer.max_epochs=1")
@@ -158,6 +167,7 @@ class TestDataSetsOfThePaper:
             ),
             ("x/train.csv", '"5","title","text"\n"label","title"\n', "train.csv:2: expected are"),
             ("x/train.csv", '"5"\n', "train.csv:1: expected are"),
+            ("x/train.csv", '"5","text"\n\n', "train.csv:2: expected are"),
             ("x/train.csv", '"5","te"xt"\n', "expected after"),
             ("other", "", "x-train.txt.ss"),
         ],

@@ -19,6 +19,7 @@ from torch.utils.data import DataLoader
 from han.batching import Batch
 from han.module import HANModule
 from han.optimization import RowwiseAdamW
+from han.recipe import recipe_for
 
 pytestmark = [
     # Tiny trainings, of batches that are made already.
@@ -309,6 +310,11 @@ class TestFit:
         assert first == sorted(first, reverse=True)
         assert all(math.isfinite(rate) for rate in first)
 
+    def test_one_cycle_can_be_over_before_it_begins(self) -> None:
+        module = make_module()
+        make_trainer(max_steps=0).fit(module, loader())
+        assert module.global_step == 0
+
     def test_one_cycle_without_an_end_is_an_error(self) -> None:
         with pytest.raises(ValueError, match=r"--trainer\.max_epochs"):
             make_trainer(epochs=-1).fit(make_module(), loader())
@@ -377,6 +383,49 @@ class Vectors(pl.LightningDataModule):
     def train_dataloader(self) -> DataLoader[Batch]:
         """Return one batch."""
         return loader(BATCHES[:1])
+
+
+class Documents(pl.LightningDataModule):
+    """Batches of what is said to be so many documents."""
+
+    def __init__(self, documents: int) -> None:
+        super().__init__()
+        self.recipe = recipe_for(documents, CLASSES)
+
+    def train_dataloader(self) -> DataLoader[Batch]:
+        """Return three batches."""
+        return loader()
+
+
+class TestOptions:
+    @pytest.mark.parametrize(
+        ("data", "like"),
+        [
+            ({"train_dataloaders": loader()}, 0),
+            ({"datamodule": Documents(300)}, 300),
+            ({"datamodule": Documents(10**6)}, 10**6),
+        ],
+    )
+    def test_what_is_none_follows_from_the_documents(self, data: Any, like: int) -> None:  # noqa: ANN401
+        expected, rates = recipe_for(like, CLASSES), Rates()
+        module = make_module(schedule="constant")
+        read: list[Batch] = []
+        module.network.register_forward_pre_hook(lambda _, inputs: read.append(inputs[0]))
+        make_trainer(rates, epochs=1).fit(module, **data)
+        assert rates.seen == [[expected.learning_rate] * 3] * 3
+        assert len(read) == 3 * (2 if expected.consistency else 1)
+        assert module.options == {
+            **module.hparams,
+            "consistency": expected.consistency,
+            "learning_rate": expected.learning_rate,
+            "embedding_learning_rate": expected.learning_rate,
+        }
+
+    def test_what_is_given_stays(self) -> None:
+        given = {"consistency": 0.0, "learning_rate": 0.3, "embedding_learning_rate": 0.0}
+        module = make_module(**given)
+        make_trainer(epochs=1).fit(module, datamodule=Documents(300))
+        assert given.items() <= module.options.items()
 
 
 class TestSetup:

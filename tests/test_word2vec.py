@@ -334,6 +334,8 @@ class TestCommand:
         expected = learn(texts, place.folder, Word2Vec(size=5), {"hot": vector})
         assert_same(load(output, *expected), expected)
         assert place.run_main("vectors", source, *options, "--size=5").status == 0
+        from_own = ("--min_count=2", f"--start={output}", f"--output={place.folder / 'more.npz'}")
+        assert "3 of them start from " in place.run_main("vectors", source, *from_own).err
         outcome = place.run_main("vectors", source, *options, "--size=6")
         assert "are 5 wide, `--size` says 6; leave it out" in outcome.err
 

@@ -295,7 +295,8 @@ def _parser() -> argparse.ArgumentParser:
         type=int,
         default=2,
         metavar="N",
-        help="some word must occur so often, as for --data.min_count of `han fit` (%(default)s)",
+        help="some word must occur so often or have a pretrained vector, as for --data.min_count "
+        "of `han fit`; linear models know no such limit (%(default)s)",
     )
     baseline.add_argument(
         "--seed",

@@ -275,7 +275,7 @@ class HANCLI(LightningCLI):
         if score is not None and self.trainer.is_global_zero:
             sys.stdout.write(f"best: {self._config.monitor} {float(score):.4f}\n")
         load_weights(self.model, checkpoint.best_model_path)
-        facts = {"data": self.datamodule.corpus.summary, "training": dict(self.model.hparams)}
+        facts = {"data": self.datamodule.corpus.summary, "training": self.model.options}
         if "test" in self.datamodule.corpus.splits:
             self.trainer.test(self.model, self.datamodule, verbose=False)
             facts["metrics"] = self._write_figures()
@@ -390,13 +390,20 @@ class HANCLI(LightningCLI):
 
     def _write_record(self) -> None:
         """Write how the run came about, when all else of the network is there."""
-        documents = self.datamodule.corpus.splits
+        documents, options = self.datamodule.corpus.splits, self.model.options
+        epochs = self.trainer.max_epochs
         record = {
             "command": ["han", *self._given],
             "seed": int(self._config.seed_everything),
             "documents": {split: len(of_split) for split, of_split in documents.items()},
             "classes": self.datamodule.num_classes,
             "epochs": self.trainer.current_epoch,
+            "recipe": {
+                "epochs": None if epochs == -1 else epochs,  # `max_steps` is the limit
+                "batch_size": self.datamodule.batch_size,
+                "learning_rate": options["learning_rate"],
+                "consistency": options["consistency"],
+            },
             "seconds": {
                 "training": self._clock.seconds,
                 "command": time.perf_counter() - self._began,

@@ -19,6 +19,7 @@ from han.cli import COLUMNS, printable
 from han.cli.reading import check_target, with_progress
 from han.documents import Document, read_documents
 from han.embeddings import BUILTIN, find_vectors, write_vectors
+from han.lexicon import UNKNOWN_WORD
 from han.tokenization import Tokenizer
 from han.vocabulary import Vocabulary
 from han.word2vec import Integers, Word2Vec, require_gensim
@@ -154,9 +155,10 @@ def _start(
         for word, row in zip(vocabulary.words, rows, strict=True)
         if row >= 0
     }
-    if not start:
+    count = len(start.keys() - {UNKNOWN_WORD})
+    if not count:
         raise ValueError(f"None of the words has a vector in {command.start}; choose other ones.")
-    sys.stderr.write(f"{len(start):,} of them start from {command.start}\n")
+    sys.stderr.write(f"{count:,} of them start from {command.start}\n")
     return start
 
 

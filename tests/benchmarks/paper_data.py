@@ -44,9 +44,10 @@ def read_csv(path: Path) -> Iterator[Row]:
     """Yield the text and the label of each record of a file of Zhang et al. 2015."""
     with open(path, encoding="utf-8", newline="") as file:
         reader = csv.reader(file, strict=True)
-        for label, *texts in reader:
-            if not label.isdecimal() or not texts:
+        for row in reader:
+            if len(row) < 2 or not row[0].isdecimal():
                 raise ValueError(f"{path}:{reader.line_num}: expected are a class and its texts.")
+            label, *texts = row
             yield "\n\n".join(texts).replace("\\n", "\n").strip(), label
 
 
