@@ -54,6 +54,7 @@ def finish(
     *,
     seconds: float = 10,
     config: dict[str, Any] | None = None,
+    recipe: dict[str, Any] | None = None,
     validation: list[tuple[float, float]] | None = None,
 ) -> None:
     """Write what a finished run leaves, with these figures.
@@ -66,6 +67,7 @@ def finish(
         "documents": {"train": 1200, "test": 300},
         "classes": 3,
         "epochs": 4,
+        "recipe": recipe or {"epochs": 12},
         "seconds": {"training": seconds, "command": seconds + 1},
         **CIRCUMSTANCES,
     }
@@ -186,6 +188,19 @@ class TestCollect:
             changed = run.corpus.name == "b" and run.seed == 1
             finish(run, 0.9, config={"model": {"rate": 2 if changed else 1}, "name": "x"})
         with pytest.raises(ValueError, match=r"a/one/0 and .*b/one/1 .*model\.rate is 1 and 2"):
+            results.collect(tmp_path)
+
+    def test_nor_are_runs_from_before_a_change_of_what_follows_from_the_documents(
+        self, tmp_path: Path
+    ) -> None:
+        corpora = (Source("a", "a.csv"), Source("b", "b.csv"))
+        experiment = make_experiment(variants=(Variant("one"),), corpora=corpora)
+        experiment.save(tmp_path)
+        for run in experiment.runs(tmp_path):
+            changed = run.corpus.name == "b" and run.seed == 1
+            epochs = {"a": 12, "b": 3}[run.corpus.name] + changed
+            finish(run, 0.9, recipe={"epochs": epochs})
+        with pytest.raises(ValueError, match=r"b/one/0 and .*b/one/1 .*recipe\.epochs is 3 and 4"):
             results.collect(tmp_path)
 
     def test_options_of_one_corpus_alone_are_no_such_change(self, tmp_path: Path) -> None:

@@ -19,7 +19,12 @@ import torch
 from jsonargparse import ActionYesNo, Namespace
 from jsonargparse.typing import NonNegativeInt
 from lightning_fabric.utilities.exceptions import MisconfigurationException
-from pytorch_lightning.callbacks import EarlyStopping, ModelCheckpoint, RichProgressBar
+from pytorch_lightning.callbacks import (
+    EarlyStopping,
+    LambdaCallback,
+    ModelCheckpoint,
+    RichProgressBar,
+)
 from pytorch_lightning.cli import ArgsType, LightningArgumentParser, LightningCLI
 from rich.console import Console
 from rich.table import Table
@@ -230,6 +235,7 @@ class HANCLI(LightningCLI):
         loggers = _listed(given.logger)
         if self.subcommand == "fit" and not given.fast_dev_run:
             callbacks += self._training_callbacks()
+            callbacks.append(LambdaCallback(on_train_start=self._describe_recipe))
             steps = self._trained.steps if self._trained else 0
             loggers = [metrics_file(self.run_dir, steps), *loggers]
         self.trainer_defaults["callbacks"] = callbacks
@@ -243,6 +249,18 @@ class HANCLI(LightningCLI):
             if self.trainer.strategy.root_device.type == "cpu":
                 threads = torch.get_num_threads()
                 sys.stderr.write(f"{threads} thread{'s'[: threads - 1]}, {native.description()}\n")
+
+    def _describe_recipe(self, trainer: pl.Trainer, module: pl.LightningModule) -> None:
+        """Say how training goes, also what follows from the documents."""
+        options = self.model.options
+        most = trainer.max_epochs or -1
+        epochs = "" if most == -1 else f"at most {most} epoch{'s' if most > 1 else ''}, "
+        twice = ", each read twice" if options["consistency"] > 0 else ""
+        if trainer.is_global_zero:
+            sys.stderr.write(
+                f"{epochs}batches of {self.datamodule.batch_size}{twice}, "
+                f"learning rate {options['learning_rate']:.2g}\n"
+            )
 
     def fit(self, **kwargs: Any) -> None:  # noqa: ANN401  # what Lightning's has
         """Train; when interrupted, say how to go on."""

@@ -187,20 +187,28 @@ def _dump(content: object) -> str:
 
 def _require_same_options(runs: Iterable[Run]) -> None:
     """Refuse to average runs of different networks."""
-    first: dict[tuple[str, str, str], tuple[Run, dict[str, Any]]] = {}
+    first: dict[tuple[str | int | None, ...], tuple[Run, dict[str, Any]]] = {}
     for run in runs:
         content = yaml.safe_load((run.directory / CONFIG).read_text(encoding="utf-8"))
         options = {key: value for key, value in _flat(content) if key not in DIFFERING}
+        variant = (run.variant.name, run.variant.group)
         corpus = run.corpus.name if run.corpus.options else ""
-        other, expected = first.setdefault(
-            (corpus, run.variant.name, run.variant.group), (run, options)
-        )
-        for key in {*options, *expected}:
-            if options.get(key) != expected.get(key):
-                raise ValueError(
-                    f"{other.directory} and {run.directory} are not of the same network: {key} is "
-                    f"{expected.get(key)} and {options.get(key)}. Delete the older, and run again."
-                )
+        # What followed from the documents is the same where the documents are.
+        alike = {
+            (*variant, corpus): options,
+            (*variant, run.corpus.name, run.fold, "recipe"): {
+                f"recipe.{key}": value for key, value in record(run).get("recipe", {}).items()
+            },
+        }
+        for which, facts in alike.items():
+            other, expected = first.setdefault(which, (run, facts))
+            for key in {*facts, *expected}:
+                if facts.get(key) != expected.get(key):
+                    raise ValueError(
+                        f"{other.directory} and {run.directory} are not of the same network: "
+                        f"{key} is {expected.get(key)} and {facts.get(key)}. Delete the older, and "
+                        "run again."
+                    )
 
 
 def _flat(config: Mapping[str, Any], at: str = "") -> Iterator[tuple[str, Any]]:
