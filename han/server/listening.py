@@ -83,6 +83,9 @@ def listen(config: uvicorn.Config, listener: socket.socket, ready: Callable[[], 
         KeyboardInterrupt: The user has interrupted.
     """
     _Server(config, ready).run(sockets=[listener])
+    # It ends by a signal alone, and raises that again; on a busy machine the event loop, which ends
+    # at the same time, has been seen to swallow it.
+    raise KeyboardInterrupt
 
 
 class _Server(uvicorn.Server):
