@@ -809,6 +809,16 @@ class TestServe:
             assert process.stderr is not None
             assert process.stderr.read() == "Ctrl-C ends it.\nhan: interrupted\n"
 
+    def test_in_the_background_it_is_interrupted_all_the_same(self, tmp_path: Path) -> None:
+        model = save_model(tmp_path / "model")
+        before = signal.signal(signal.SIGINT, signal.SIG_IGN)  # which the process begins with
+        try:
+            with running(model) as (process, _):
+                process.send_signal(signal.SIGINT)
+                assert process.wait(60) == 130
+        finally:
+            signal.signal(signal.SIGINT, before)
+
     def test_port_in_use_is_one_line(self, place: Place) -> None:
         with bind("127.0.0.1", 0) as taken:
             taken.listen()

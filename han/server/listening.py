@@ -83,8 +83,8 @@ def listen(config: uvicorn.Config, listener: socket.socket, ready: Callable[[], 
         KeyboardInterrupt: The user has interrupted.
     """
     _Server(config, ready).run(sockets=[listener])
-    # It ends by a signal alone, and raises that again; on a busy machine the event loop, which ends
-    # at the same time, has been seen to swallow it.
+    # It ends by a signal alone, and sends that again to whom it was for before: to nobody where the
+    # process was started with interrupts ignored, as a shell starts what runs in the background.
     raise KeyboardInterrupt
 
 
