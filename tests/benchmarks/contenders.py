@@ -16,6 +16,7 @@ from han.batching import Batch
 from han.module import HANModule
 
 EMBEDDING_SIZE, HIDDEN_SIZE, ATTENTION_SIZE = 200, 50, 100
+LEARNING_RATE = 1e-2
 LARGEST_NORM = 1.0  # of the gradients, as `han fit` clips them by default
 TOLERANCE = 1e-4
 
@@ -83,7 +84,8 @@ class Contender:
 def ours(vocabulary_size: int, num_classes: int) -> Contender:
     """Return the network and the optimiser that `HANModule` configures, without its dropouts.
 
-    A step is what `han fit` runs for a batch, less Lightning's own work: logging and the schedule.
+    A step is what `han fit` runs for a batch, less Lightning's own work: logging and the schedule;
+    of few documents, which are read twice for consistency, it is half of that.
     """
     module = HANModule(
         vocabulary_size,
@@ -96,6 +98,8 @@ def ours(vocabulary_size: int, num_classes: int) -> Contender:
         encoder_dropout=0,
         classifier_dropout=0,
         sentence_dropout=0,
+        consistency=0,
+        learning_rate=LEARNING_RATE,
         schedule="constant",
     )
     module.trainer = pl.Trainer(  # gradients are clipped by its means
@@ -127,7 +131,7 @@ def packed(our: Contender, vocabulary_size: int, num_classes: int) -> Contender:
     parameters = list(network.parameters())
     return Contender(
         network,
-        [AdamW(parameters, lr=1e-2, fused=True)],
+        [AdamW(parameters, lr=LEARNING_RATE, fused=True)],
         _as_it_is,
         clip=lambda: nn.utils.clip_grad_norm_(parameters, LARGEST_NORM),
         label_smoothing=our.label_smoothing,
