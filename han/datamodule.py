@@ -92,6 +92,7 @@ class HANDataModule(pl.LightningDataModule):
         pretrained_vectors: Where word vectors are that others have learned; None where there are
             none.
         progress: Whether progress is shown on standard error while documents are prepared.
+        corpora_dir: Where encoded documents are kept.
 
     Raises:
         ValueError: A size is below 1.
@@ -164,6 +165,7 @@ class HANDataModule(pl.LightningDataModule):
         self._seed = seed
         self._num_workers = num_workers
         self._cache = Path(cache_dir or platformdirs.user_cache_dir("han"))
+        self.corpora_dir = self._cache / "corpora"
         self._vectors = None if vectors == "none" else vectors
         self.pretrained_vectors = (
             None
@@ -179,7 +181,7 @@ class HANDataModule(pl.LightningDataModule):
         return prepare_corpus(
             **self._options,
             pretrained=self.pretrained_vectors,
-            cache_dir=self._cache / "corpora",
+            cache_dir=self.corpora_dir,
             vocabulary=learned and learned.vocabulary,
             labels=learned and learned.labels,
             progress=self.progress,

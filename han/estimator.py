@@ -383,7 +383,6 @@ def _train(
     from lightning_fabric.utilities.exceptions import MisconfigurationException
     from pytorch_lightning.callbacks import RichProgressBar
 
-    from han.corpus import prepare_corpus
     from han.datamodule import HANDataModule
     from han.module import HANModule
     from han.training import DIVERGED, TRAINER, Epochs, load_weights, quiet, selection
@@ -395,11 +394,7 @@ def _train(
     with quiet(), _seeded(options["seed"]):
         data = HANDataModule(**sources, **of(HANDataModule))
         data.progress = bool(options["verbose"])
-        data.corpus = prepare_corpus(
-            **{**sources, **of(prepare_corpus), "cache_dir": folder / "corpus"},
-            pretrained=data.pretrained_vectors,
-            progress=data.progress,
-        )
+        data.corpora_dir = folder / "corpus"
         sizes = ("vocabulary_size", "num_classes", "embedding_size")
         module = HANModule(**{**of(HANModule), **{size: getattr(data, size) for size in sizes}})
         validates = "validation" in data.corpus.splits

@@ -6,6 +6,7 @@ import math
 import time
 from typing import Any, Literal
 
+import numpy as np
 import pytorch_lightning as pl
 import torch
 from torch import Tensor, nn
@@ -124,6 +125,7 @@ class HANModule(pl.LightningModule):
         self.test_targets, self.test_predictions = CatMetric(), CatMetric()
         self.test_words = SumMetric()
         self.test_figures: dict[str, Any] = {}
+        self.test_classes = np.zeros(0, np.int64)
         self._test_started = 0.0
 
     @property
@@ -224,10 +226,11 @@ class HANModule(pl.LightningModule):
         self.log_dict(self.test_metrics, batch_size=len(batch))
 
     def on_test_epoch_end(self) -> None:
-        """Compute `test_figures`, which has the keys of `test_metrics.json`."""
+        """Compute `test_figures`, with the keys of `test_metrics.json`, and `test_classes` (B,)."""
         seconds = time.perf_counter() - self._test_started
+        self.test_classes = _integers(self.test_predictions)
         figures = classification_figures(
-            _integers(self.test_targets), _integers(self.test_predictions), self._labels
+            _integers(self.test_targets), self.test_classes, self._labels
         )
         self.test_figures = {
             **figures,

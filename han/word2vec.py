@@ -7,6 +7,7 @@ import importlib.util
 import logging
 import tempfile
 from collections.abc import Iterable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import asdict, dataclass
 from importlib.resources import files
 from itertools import chain
@@ -99,8 +100,8 @@ class Word2Vec:
         from gensim.models import Word2Vec as Model
         from gensim.models.callbacks import CallbackAny2Vec
 
-        logging.getLogger("gensim").setLevel(logging.ERROR)  # its warnings are for its developers
         with (
+            _quiet(),
             tempfile.TemporaryDirectory(dir=folder, prefix=".word2vec.") as scratch,
             progress_bar(progress) as bar,
         ):
@@ -191,6 +192,18 @@ def require_gensim() -> None:
             "Learning word vectors needs the `gensim` package: "
             'pip install "han-classifier[word2vec]".'
         )
+
+
+@contextmanager
+def _quiet() -> Iterator[None]:
+    """Keep gensim's warnings, which are for its developers, from showing until the block ends."""
+    logger = logging.getLogger("gensim")
+    level = logger.level
+    logger.setLevel(logging.ERROR)
+    try:
+        yield
+    finally:
+        logger.setLevel(level)
 
 
 def _encoded(documents: StoredDocuments) -> Iterator[tuple[Integers, Integers]]:

@@ -13,9 +13,8 @@ from typing import Any
 import platformdirs
 
 from han.baseline import Baseline, train_baseline
-from han.cli import printable
-from han.cli.reading import check_target
-from han.corpus import Corpus, prepare_corpus
+from han.cli.reading import check_target, report_skipped
+from han.corpus import prepare_corpus
 from han.embeddings import BUILTIN, PretrainedVectors
 from han.records import check_suffix, text_file
 
@@ -54,7 +53,8 @@ def baseline(command: argparse.Namespace) -> None:
             pretrained=PretrainedVectors(BUILTIN, cache / "vectors"),  # `han fit`'s: one store
             cache_dir=cache / "corpora",
         )
-        report_skipped(corpus)
+        for split, summary in corpus.summary.items():
+            report_skipped(summary["skipped"], split)
         result = train_baseline(corpus, seed=command.seed)
     except (ValueError, OSError) as error:
         if isinstance(error, OSError) and error.errno is not None:
@@ -89,13 +89,6 @@ def figures_table(figures: Mapping[str, Mapping[str, Mapping[str, Any]]]) -> str
         ]
         lines.append(f"{name:<{name_width}}{''.join(cells)}")
     return "".join(f"{line}\n" for line in lines)
-
-
-def report_skipped(corpus: Corpus) -> None:
-    """Say on standard error how many rows of each source were skipped, and why."""
-    for split, counts in corpus.summary.items():
-        for reason, count in counts["skipped"].items():
-            sys.stderr.write(f"skipped {count:,} of {split}: {printable(reason)}\n")
 
 
 def report_notes(result: Baseline) -> None:

@@ -7,7 +7,7 @@ import os
 import re
 import sys
 from collections import Counter
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, TypeVar
@@ -125,8 +125,7 @@ class Input:
 
     def report_skipped(self) -> None:
         """Say on standard error how many rows were skipped, and why."""
-        for reason, count in self._skipped.items():
-            sys.stderr.write(f"skipped {count}: {reason}\n")
+        report_skipped(self._skipped)
 
 
 @dataclass
@@ -184,6 +183,13 @@ def _is_source(text: str) -> bool:
             "`han` and give `-` in their place.)"
         )
     return False
+
+
+def report_skipped(skipped: Mapping[str, int], split: str | None = None) -> None:
+    """Say on standard error how many rows were skipped, of a split where one is named, and why."""
+    of = f" of {split}" if split else ""
+    for reason, count in skipped.items():
+        sys.stderr.write(f"skipped {count:,}{of}: {printable(reason)}\n")
 
 
 def check_target(output: str, *inputs: str) -> None:

@@ -33,7 +33,8 @@ from han import native
 from han.atomic import atomic_file
 from han.baseline import compare, train_baseline
 from han.bundle import Bundle
-from han.cli.baseline import figures_table, report_notes, report_skipped
+from han.cli.baseline import figures_table, report_notes
+from han.cli.reading import report_skipped
 from han.cli.recording import (
     CONFIG,
     METRICS,
@@ -340,14 +341,16 @@ class HANCLI(LightningCLI):
     def _compare_with_baseline(self) -> None:
         """Print and write the network's figures beside those of linear models."""
         corpus = self.datamodule.corpus
-        split, loader = "validation", self.datamodule.val_dataloader
         if "test" in corpus.splits:
-            split, loader = "test", self.datamodule.test_dataloader
-        rows = self._probabilities(model=self.model, dataloaders=loader())
+            split, predictions = "test", self.model.test_classes
+        else:
+            documents = self.datamodule.val_dataloader()
+            rows = self._probabilities(model=self.model, dataloaders=documents)
+            split, predictions = "validation", np.argmax(rows, axis=1)
         if not self.trainer.is_global_zero:
             return
         baseline = train_baseline(corpus, seed=int(self._config.seed_everything))
-        comparison = compare(baseline, corpus, np.argmax(rows, axis=1), split)
+        comparison = compare(baseline, corpus, predictions, split)
         path = self.run_dir / BASELINE
         with atomic_file(path) as file:
             record = {**baseline.to_dict(), "comparison": comparison.to_dict()}
@@ -461,7 +464,8 @@ def _describe(data: HANDataModule) -> None:
             split, *(f"{n:,}" for n in numbers), f"{unknown:.1%}", *(f"{n:,}" for n in flagged)
         )
     console.print(table)
-    report_skipped(data.corpus)
+    for split, counts in data.corpus.summary.items():
+        report_skipped(counts["skipped"], split)
     found = ""
     if data.pretrained is not None:
         share = data.pretrained.found / max(1, data.vocabulary_size - 1)

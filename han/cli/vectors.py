@@ -15,8 +15,8 @@ import numpy as np
 import numpy.typing as npt
 import platformdirs
 
-from han.cli import COLUMNS, printable
-from han.cli.reading import check_target, with_progress
+from han.cli import COLUMNS
+from han.cli.reading import check_target, report_skipped, with_progress
 from han.documents import Document, read_documents
 from han.embeddings import BUILTIN, find_vectors, write_vectors
 from han.lexicon import UNKNOWN_WORD
@@ -120,8 +120,7 @@ class Texts:
             sys.stderr.write(
                 f"left out {self._num_test:,} test documents (--include_test reads them)\n"
             )
-        for reason, count in self._skipped.items():
-            sys.stderr.write(f"skipped {count:,}: {printable(reason)}\n")
+        report_skipped(self._skipped)
 
     def _read(self, source: str) -> Iterator[Document]:
         command = self._command
