@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import threading
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from itertools import pairwise
 from typing import NamedTuple
@@ -15,7 +15,7 @@ from torch import Tensor
 from torch.func import functional_call
 
 from han.batching import Batch
-from han.model import HANOutput, HierarchicalAttentionNetwork
+from han.model import Ensemble, HANOutput, HierarchicalAttentionNetwork, average
 
 VARIANT_WORDS = 65_536  # of the changed sentences that are read together
 VARIANT_MARKS = 1_048_576  # of documents' words, kept or not, that are in memory together
@@ -33,26 +33,35 @@ class Attribution(NamedTuple):
     sentences: Tensor
 
 
-def attention_gradient(
-    network: HierarchicalAttentionNetwork, batch: Batch
-) -> tuple[HANOutput, Attribution]:
+def attention_gradient(network: Ensemble, batch: Batch) -> tuple[HANOutput, Attribution]:
     """Multiply each weight of the attention by what the logits would gain if it grew.
 
     A word's figure for class c is share * d logit_c / d share = a_it * d logit_c / d a_it, with b_i
     as the measure of the share and all that the word's weight acts upon carried along: its
     sentence's vector, the sentences' states, their weights. A sentence's is b_i * d logit_c / d b_i
-    (gradient x input on the attention weights: Serrano & Smith 2019, section 3).
+    (gradient x input on the attention weights: Serrano & Smith 2019, section 3). Of an ensemble
+    they are what its logits would gain if the weight grew in every member in proportion: the mean
+    of the members' figures.
 
     The words' states are computed without gradients, so that a class costs a backward pass over the
     sentences alone and a product with the words' states.
 
     Args:
-        network: The network, in evaluation mode.
+        network: The ensemble, in evaluation mode.
         batch: B documents.
 
     Returns:
-        What the network computes for the batch, and the figures, in units of the logits.
+        What the ensemble computes for the batch, and the figures, in units of the logits.
     """
+    outputs, found = zip(
+        *(_attention_gradient(member, batch) for member in network.members), strict=True
+    )
+    return average(outputs, batch), _mean(found)
+
+
+def _attention_gradient(
+    network: HierarchicalAttentionNetwork, batch: Batch
+) -> tuple[HANOutput, Attribution]:
     words_per_sentence, encoder = batch.words_per_sentence, network.sentence_encoder
     with torch.no_grad():
         hidden = network.read_words(batch.tokens, words_per_sentence)  # (N, 2H)
@@ -76,20 +85,24 @@ def attention_gradient(
     return output, Attribution(torch.stack(of_words, 1), of_sentences)
 
 
-def input_gradient(network: HierarchicalAttentionNetwork, batch: Batch) -> Attribution:
+def input_gradient(network: Ensemble, batch: Batch) -> Attribution:
     """Multiply each word's vector by the gradient of the logits (Simonyan et al. 2014).
 
     A word's figure for class c is x_it . d logit_c / d x_it, the gradient with respect to how much
     of the word there is (Jain & Wallace 2019, section 4.1.1, before its absolute value); a
-    sentence's is the sum of its words'.
+    sentence's is the sum of its words'. An ensemble's is the mean of its members'.
 
     Args:
-        network: The network, in evaluation mode.
+        network: The ensemble, in evaluation mode.
         batch: B documents.
 
     Returns:
         The figures, in units of the logits.
     """
+    return _mean([_input_gradient(member, batch) for member in network.members])
+
+
+def _input_gradient(network: HierarchicalAttentionNetwork, batch: Batch) -> Attribution:
     tokens, words_per_sentence = batch.tokens, batch.words_per_sentence
     encoder, rows = network.word_encoder, torch.arange(len(tokens), device=tokens.device)
     vectors = network.embedding.weight.detach()[tokens]  # (N, E)
@@ -117,7 +130,7 @@ def input_gradient(network: HierarchicalAttentionNetwork, batch: Batch) -> Attri
 
 
 def occlusion(
-    network: HierarchicalAttentionNetwork,
+    network: Ensemble,
     tokens: npt.NDArray[np.integer],
     words_per_sentence: npt.NDArray[np.integer],
 ) -> Attribution:
@@ -128,7 +141,7 @@ def occlusion(
     logits in double precision.
 
     Args:
-        network: The network, in evaluation mode.
+        network: The ensemble, in evaluation mode.
         tokens: (N,), the ids of one document's words.
         words_per_sentence: (S,), sums to N.
     """
@@ -150,7 +163,7 @@ def occlusion(
 
 
 def masked_probabilities(
-    network: HierarchicalAttentionNetwork,
+    network: Ensemble,
     tokens: npt.NDArray[np.integer],
     words_per_sentence: npt.NDArray[np.integer],
     kept: npt.NDArray[np.bool_],
@@ -161,7 +174,7 @@ def masked_probabilities(
     sentence that several variants share is read once.
 
     Args:
-        network: The network, in evaluation mode.
+        network: The ensemble, in evaluation mode.
         tokens: (N,), the ids of the document's words.
         words_per_sentence: (S,), sums to N.
         kept: (M, N), the words that each variant has.
@@ -183,21 +196,24 @@ def masked_probabilities(
     )
 
 
-def uniform_output(network: HierarchicalAttentionNetwork, batch: Batch) -> HANOutput:
-    """Return what the network computes when every word and every sentence weighs the same.
+def uniform_output(network: Ensemble, batch: Batch) -> HANOutput:
+    """Return what the ensemble computes when every word and every sentence weighs the same.
 
     A context vector of zeros gives each unit of a segment the same weight.
     """
     zeros = {
-        f"{name}.attention.context": torch.zeros_like(encoder.attention.context)
-        for name, encoder in (
-            ("word_encoder", network.word_encoder),
-            ("sentence_encoder", network.sentence_encoder),
-        )
+        name: torch.zeros_like(parameter)
+        for name, parameter in network.named_parameters()
+        if name.endswith(".attention.context")
     }
     with torch.no_grad():
         output: HANOutput = functional_call(network, zeros, (batch,))
     return output
+
+
+def _mean(attributions: Sequence[Attribution]) -> Attribution:
+    words, sentences = (torch.stack(parts).mean(0) for parts in zip(*attributions, strict=True))
+    return Attribution(words, sentences)
 
 
 def _of_each_class(logits: Tensor, inputs: Tensor) -> Iterator[Tensor]:
@@ -228,34 +244,46 @@ _cudnn = threading.Lock()
 
 
 def _masked_probabilities(
-    network: HierarchicalAttentionNetwork,
+    network: Ensemble,
     tokens: npt.NDArray[np.integer],
     words_per_sentence: npt.NDArray[np.int64],
     variants: Callable[[int, int], npt.NDArray[np.bool_]],
     count: int,
 ) -> Tensor:
     """Classify `count` variants of a document, whose words `variants(start, stop)` marks."""
-    device = network.embedding.weight.device
     step = max(1, VARIANT_MARKS // max(1, len(tokens)))
-    logits = [torch.empty(0, network.classifier.out_features, device=device)]
+    logits = [torch.empty(0, int(network.options["num_classes"]), device=network.device)]
     with torch.inference_mode():
         for start in range(0, count, step):
             kept = variants(start, min(start + step, count))
             sentences, rows = _variant_sentences(kept, words_per_sentence)
-            vectors = torch.cat(
-                [
-                    _read_sentences(network, tokens[words], lengths)
-                    for words, lengths in _blocks(sentences)
-                ]
-            )
-            there = rows >= 0
-            documents, _ = network.sentence_encoder(
-                vectors,
-                torch.from_numpy(there.sum(1)).to(device),
-                torch.from_numpy(rows[there]).to(device),
-            )
-            logits.append(network.classifier(documents))
+            blocks = [(tokens[words], lengths) for words, lengths in _blocks(sentences)]
+            of_members = [_read_variants(member, blocks, rows) for member in network.members]
+            logits.append(torch.stack(of_members).mean(0))
         return torch.cat(logits).double().softmax(1)
+
+
+def _read_variants(
+    network: HierarchicalAttentionNetwork,
+    blocks: Sequence[tuple[npt.NDArray[np.integer], npt.NDArray[np.int64]]],
+    rows: npt.NDArray[np.int64],
+) -> Tensor:
+    """Return the logits (M, C) of variants of a document.
+
+    Args:
+        network: The network.
+        blocks: The tokens and the lengths of different sentences, which lie end to end.
+        rows: (M, S), which of the sentences stands where in each variant; -1 for none.
+    """
+    vectors = torch.cat([_read_sentences(network, tokens, lengths) for tokens, lengths in blocks])
+    there = rows >= 0
+    documents, _ = network.sentence_encoder(
+        vectors,
+        torch.from_numpy(there.sum(1)).to(vectors.device),
+        torch.from_numpy(rows[there]).to(vectors.device),
+    )
+    logits: Tensor = network.classifier(documents)
+    return logits
 
 
 def _variant_sentences(

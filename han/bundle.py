@@ -22,22 +22,22 @@ from safetensors import SafetensorError
 
 from han.atomic import atomic_directory
 from han.explanation import ModelReference
-from han.model import HierarchicalAttentionNetwork
+from han.model import Ensemble, HierarchicalAttentionNetwork
 from han.tokenization import Tokenizer
 from han.vocabulary import Vocabulary
 
 DISTRIBUTION = "han-classifier"
-FORMAT = "han.model/1"
-_ADDED = {"uniform_attention"}  # options with a default that older models lack
+FORMAT, EARLIER = "han.model/2", "han.model/1"
+_ADDED = {"uniform_attention", "members"}  # options with a default that older models lack
 CONFIG, WEIGHTS, TOKENIZER, CARD = "config.json", "model.safetensors", "tokenizer.json", "README.md"
 
 
 @dataclass(frozen=True)
 class Bundle:
-    """A trained network with all that it needs to read text.
+    """A trained ensemble of networks with all that it needs to read text.
 
     Args:
-        network: The network.
+        network: The ensemble.
         vocabulary: The words it knows, and the tokenizer that finds them.
         labels: The name of each class.
         facts: What the model card tells: `data` (counts of the training data), `metrics` (figures
@@ -45,7 +45,7 @@ class Bundle:
         reference: Digest of the weights and the version, which explanations carry.
     """
 
-    network: HierarchicalAttentionNetwork
+    network: Ensemble
     vocabulary: Vocabulary
     labels: tuple[str, ...]
     facts: Mapping[str, Any] = field(default_factory=dict)
@@ -119,11 +119,10 @@ class Bundle:
         config = _read_config(directory)
         content = _read(directory, WEIGHTS)
         try:
-            tokenizer = Tokenizer(**_arguments(config, "tokenizer", Tokenizer))
+            tokenizer = Tokenizer(**_arguments(config, "tokenizer", _parameters(Tokenizer)))
+            types = {"members": int, **_parameters(HierarchicalAttentionNetwork)}
             with torch.random.fork_rng(devices=()):  # what it starts from is replaced below
-                network = HierarchicalAttentionNetwork(
-                    **_arguments(config, "network", HierarchicalAttentionNetwork)
-                )
+                network = Ensemble(**_arguments(config, "network", types))
             labels = _labels(config)
         except ValueError as error:
             raise ValueError(f"{directory / CONFIG}: {error} {_ADVICE}") from error
@@ -192,7 +191,7 @@ def _read_config(directory: Path) -> dict[str, Any]:
     except (ValueError, RecursionError) as error:
         raise ValueError(f"{path} is not JSON: {error}. {_ADVICE}") from error
     found = config.get("format") if isinstance(config, dict) else None
-    if found != FORMAT:
+    if found not in (FORMAT, EARLIER):
         raise ValueError(
             f"{path} has the format {found!r:.40}; this version of han reads {FORMAT!r}: "
             "train again, or install the version that wrote it."
@@ -200,10 +199,15 @@ def _read_config(directory: Path) -> dict[str, Any]:
     return dict(config)
 
 
-def _arguments(config: Mapping[str, Any], key: str, made: type) -> dict[str, Any]:
-    """Return the arguments for the constructor of `made`: all that it needs, each of its type."""
+def _parameters(made: type) -> dict[str, Any]:
+    """Return the types of the arguments of a class's constructor."""
     types = get_type_hints(made.__init__)  # type: ignore[misc]  # a class is its own constructor
     types.pop("return")
+    return types
+
+
+def _arguments(config: Mapping[str, Any], key: str, types: Mapping[str, Any]) -> dict[str, Any]:
+    """Return the arguments that `key` holds: all that there are types of, each of its own."""
     given = config.get(key)
     if not isinstance(given, dict) or given.keys() | (_ADDED & types.keys()) != types.keys():
         raise ValueError(f"`{key}` must be an object of {', '.join(types)}.")
@@ -238,6 +242,7 @@ model.explain("A document.")
 
 | | |
 |---|---|
+| networks, of which it is the mean | {{ network.members }} |
 | words known | {{ network.vocabulary_size }} |
 | embedding, GRU per direction, context | \
 {{ network.embedding_size }}, {{ network.hidden_size }}, {{ network.attention_size }} |

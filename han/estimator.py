@@ -50,6 +50,8 @@ class HANClassifier(ClassifierMixin, BaseEstimator):  # type: ignore[misc]  # th
     Pickles hold the model directory (JSON and safetensors), no tensors.
 
     Args:
+        members: Number of networks that are trained side by side, each from its own start; the mean
+            of their logits is the answer.
         hidden_size: Width H of each GRU direction, at both levels.
         attention_size: Width A of the context vectors, at both levels.
         word_dropout: Probability that a word of the vocabulary is read as unknown throughout a
@@ -61,9 +63,6 @@ class HANClassifier(ClassifierMixin, BaseEstimator):  # type: ignore[misc]  # th
             the same instead of as is learned.
         sentence_dropout: Probability of leaving a sentence out of a training document.
         label_smoothing: Share of each target's probability that is spread over all classes.
-        consistency: Weight of the divergence between two readings of the same batch, each with its
-            own dropout and its own sentences left out (R-Drop, Liang et al. 2021, eq. 4); above 0,
-            training reads every batch twice. By default 1 for few texts, 0 for many.
         optimizer: `"adamw"`, or `"sgd"` with momentum.
         learning_rate: Peak learning rate; by default 0.007 for few texts, 0.005 for many.
         embedding_learning_rate: Peak learning rate of the word vectors, by default that of all
@@ -111,6 +110,7 @@ class HANClassifier(ClassifierMixin, BaseEstimator):  # type: ignore[misc]  # th
     def __init__(
         self,
         *,
+        members: int = 3,
         hidden_size: int = 50,
         attention_size: int = 100,
         word_dropout: float = 0.2,
@@ -120,7 +120,6 @@ class HANClassifier(ClassifierMixin, BaseEstimator):  # type: ignore[misc]  # th
         uniform_attention: bool = False,
         sentence_dropout: float = 0.3,
         label_smoothing: float = 0.1,
-        consistency: float | None = None,
         optimizer: Literal["adamw", "sgd"] = "adamw",
         learning_rate: float | None = None,
         embedding_learning_rate: float | None = None,
@@ -146,6 +145,7 @@ class HANClassifier(ClassifierMixin, BaseEstimator):  # type: ignore[misc]  # th
         random_state: int | np.random.RandomState | None = None,
         verbose: bool | int = False,
     ) -> None:
+        self.members = members
         self.hidden_size = hidden_size
         self.attention_size = attention_size
         self.word_dropout = word_dropout
@@ -155,7 +155,6 @@ class HANClassifier(ClassifierMixin, BaseEstimator):  # type: ignore[misc]  # th
         self.uniform_attention = uniform_attention
         self.sentence_dropout = sentence_dropout
         self.label_smoothing = label_smoothing
-        self.consistency = consistency
         self.optimizer = optimizer
         self.learning_rate = learning_rate
         self.embedding_learning_rate = embedding_learning_rate

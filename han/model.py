@@ -1,14 +1,15 @@
-"""The hierarchical attention network (Yang et al. 2016) on the ragged batch."""
+"""The hierarchical attention network (Yang et al. 2016) on the ragged batch, and several as one."""
 
 from __future__ import annotations
 
-from typing import NamedTuple
+from collections.abc import Sequence
+from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor, nn
 from torch.optim.optimizer import register_optimizer_step_post_hook
 
-from han.attention import AdditiveAttention
+from han.attention import AdditiveAttention, segment_index
 from han.batching import Batch
 from han.gru import RaggedGRU
 from han.vocabulary import Vocabulary
@@ -184,6 +185,90 @@ class HierarchicalAttentionNetwork(nn.Module):
             return states
         projected, rows = self._word_table.look_up(tokens, self.embedding.weight, gru)
         return gru.recur(projected, words_per_sentence, rows)
+
+
+class Ensemble(nn.Module):
+    """Networks that read the same documents; the mean of their logits is the answer.
+
+    They differ in the weights that they start from and in what training leaves out for each, so
+    that they err in different places (deep ensembles: Lakshminarayanan et al. 2017). Their
+    attention becomes one, see `average`.
+
+    Args:
+        members: Number of networks.
+        options: Arguments of each `HierarchicalAttentionNetwork`.
+
+    Attributes:
+        members: The networks.
+        options: The arguments by name, enough to build such an ensemble again.
+
+    Raises:
+        ValueError: There is no member, or what a network refuses.
+    """
+
+    members: Sequence[HierarchicalAttentionNetwork]
+
+    def __init__(self, members: int = 1, **options: Any) -> None:  # noqa: ANN401  # a network's
+        super().__init__()
+        if members < 1:
+            raise ValueError(f"`members` must be at least 1, got {members}.")
+        self.members = nn.ModuleList(  # type: ignore[assignment]  # it is a sequence of them
+            HierarchicalAttentionNetwork(**options) for _ in range(members)
+        )
+        self.options: dict[str, int | float | bool] = {
+            "members": members,
+            **self.members[0].options,
+        }
+        self.register_load_state_dict_pre_hook(_name_only_member)  # type: ignore[no-untyped-call]
+
+    @property
+    def embeddings(self) -> list[nn.Embedding]:
+        """The word vectors of each member."""
+        return [member.embedding for member in self.members]
+
+    @property
+    def device(self) -> torch.device:
+        """Where the weights are."""
+        return self.members[0].embedding.weight.device
+
+    def forward(self, batch: Batch) -> HANOutput:
+        """Read the batch's documents; each one's result does not depend on the others."""
+        return average([member(batch) for member in self.members], batch)
+
+
+def average(outputs: Sequence[HANOutput], batch: Batch) -> HANOutput:
+    """Make one of what several networks compute for a batch.
+
+    A logit is the mean of theirs. So is a sentence's weight, and so is a word's share of the
+    document, the product of its weight and its sentence's: a word's weight in its sentence is the
+    mean of theirs, each as heavy as the weight that its network gives the sentence.
+
+    Args:
+        outputs: One of each network, at least one.
+        batch: B documents, S sentences, N words.
+    """
+    if len(outputs) == 1:
+        return outputs[0]
+    sentence = segment_index(batch.words_per_sentence)  # (N,)
+    sentences = torch.stack([output.sentence_attention for output in outputs])  # (M, S)
+    words = torch.stack([output.word_attention for output in outputs])  # (M, N)
+    total = sentences.sum(0)  # (S,)
+    # A sentence that no network looks at has words all the same.
+    heaviness = torch.where(total > 0, sentences / total, 1 / len(outputs))
+    return HANOutput(
+        torch.stack([output.logits for output in outputs]).mean(0),
+        (words * heaviness[:, sentence]).sum(0),
+        sentences.mean(0),
+        outputs[0].empty,
+    )
+
+
+def _name_only_member(module: nn.Module, state: dict[str, Any], prefix: str, *_: object) -> None:
+    """Read the weights of a network that was saved when there were no ensembles."""
+    of_members = f"{prefix}members."
+    for name in [name for name in state if name.startswith(prefix)]:
+        if not name.startswith(of_members):
+            state[f"{of_members}0.{name.removeprefix(prefix)}"] = state.pop(name)
 
 
 class _WordTable:

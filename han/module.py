@@ -18,7 +18,7 @@ from torchmetrics.classification import MulticlassAccuracy, MulticlassF1Score
 
 from han.batching import Batch
 from han.metrics import classification_figures
-from han.model import HANOutput, HierarchicalAttentionNetwork
+from han.model import Ensemble, HANOutput
 from han.optimization import RowwiseAdamW, distinct_rows
 from han.recipe import Recipe, recipe_for
 
@@ -37,6 +37,9 @@ class HANModule(pl.LightningModule):
         vocabulary_size: Number of word ids V; the data module knows it.
         num_classes: Number of classes C; the data module knows it.
         embedding_size: Width E of the word vectors; the data module knows it.
+        members: Number of networks that are trained side by side, each from its own start; the mean
+            of their logits is the answer (deep ensembles: Lakshminarayanan et al. 2017). Time grows
+            with it, in training and afterwards.
         hidden_size: Width H of each GRU direction, at both levels.
         attention_size: Width A of the context vectors, at both levels.
         word_dropout: Probability that a word of the vocabulary is read as unknown throughout a
@@ -49,9 +52,6 @@ class HANModule(pl.LightningModule):
             Pinter 2019)?
         sentence_dropout: Probability of leaving a sentence out of a training document.
         label_smoothing: Share of each target's probability that is spread over all classes.
-        consistency: Weight of the divergence between two readings of the same batch, each with its
-            own dropout and its own sentences left out (R-Drop, Liang et al. 2021, eq. 4); above 0,
-            training reads every batch twice. By default 1 for few documents, 0 for many.
         optimizer: `adamw`, or `sgd` with momentum as in the paper.
         learning_rate: Peak learning rate; by default 0.007 for few documents, 0.005 for many.
         embedding_learning_rate: Peak learning rate of the word vectors, by default that of all
@@ -70,6 +70,7 @@ class HANModule(pl.LightningModule):
         vocabulary_size: int,
         num_classes: int,
         embedding_size: int = 200,
+        members: int = 3,
         hidden_size: int = 50,
         attention_size: int = 100,
         word_dropout: float = 0.2,
@@ -79,7 +80,6 @@ class HANModule(pl.LightningModule):
         uniform_attention: bool = False,
         sentence_dropout: float = 0.3,
         label_smoothing: float = 0.1,
-        consistency: float | None = None,
         optimizer: Literal["adamw", "sgd"] = "adamw",
         learning_rate: float | None = None,
         embedding_learning_rate: float | None = None,
@@ -92,8 +92,6 @@ class HANModule(pl.LightningModule):
         for name, share in shares.items():
             if not 0 <= share < 1:
                 raise ValueError(f"`{name}` must be at least 0 and below 1, got {share}.")
-        if consistency is not None and consistency < 0:
-            raise ValueError(f"`consistency` must be at least 0, got {consistency}.")
         if learning_rate is not None and learning_rate <= 0:
             raise ValueError(f"`learning_rate` must be above 0, got {learning_rate}.")
         if embedding_learning_rate is not None and embedding_learning_rate < 0:
@@ -101,19 +99,21 @@ class HANModule(pl.LightningModule):
                 f"`embedding_learning_rate` must be at least 0, got {embedding_learning_rate}."
             )
         self.save_hyperparameters(logger=False)  # config.yaml has them
-        self.network = HierarchicalAttentionNetwork(
-            vocabulary_size,
-            num_classes,
-            embedding_size,
-            hidden_size,
-            attention_size,
-            word_dropout,
-            embedding_dropout,
-            encoder_dropout,
-            classifier_dropout,
-            uniform_attention,
+        self.network = Ensemble(
+            members,
+            vocabulary_size=vocabulary_size,
+            num_classes=num_classes,
+            embedding_size=embedding_size,
+            hidden_size=hidden_size,
+            attention_size=attention_size,
+            word_dropout=word_dropout,
+            embedding_dropout=embedding_dropout,
+            encoder_dropout=encoder_dropout,
+            classifier_dropout=classifier_dropout,
+            uniform_attention=uniform_attention,
         )
-        self.network.embedding.weight.requires_grad_(embedding_learning_rate != 0)
+        for embedding in self.network.embeddings:
+            embedding.weight.requires_grad_(embedding_learning_rate != 0)
         metrics = MetricCollection(
             {
                 "accuracy": MulticlassAccuracy(num_classes, average="micro"),
@@ -134,10 +134,12 @@ class HANModule(pl.LightningModule):
 
         Known as long as the trainer is there that trains it.
         """
-        rate, of_words = self._option("learning_rate"), self.hparams["embedding_learning_rate"]
+        given, of_words = self.hparams["learning_rate"], self.hparams["embedding_learning_rate"]
+        datamodule = None if self._trainer is None else self._datamodule
+        recipe: Recipe = getattr(datamodule, "recipe", recipe_for(0))
+        rate = recipe.learning_rate if given is None else float(given)
         return {
             **self.hparams,
-            "consistency": self._option("consistency"),
             "learning_rate": rate,
             "embedding_learning_rate": rate if of_words is None else float(of_words),
         }
@@ -155,44 +157,42 @@ class HANModule(pl.LightningModule):
         matrix = getattr(self._datamodule, "embedding_matrix", None) if stage == "fit" else None
         if matrix is None:
             return
-        weight = self.network.embedding.weight
-        if matrix.shape != weight.shape:
+        shape = (self.hparams["vocabulary_size"], self.hparams["embedding_size"])
+        if matrix.shape != shape:
             raise ValueError(
                 f"The data module's word vectors are {matrix.shape[0]} x {matrix.shape[1]}, the "
-                f"network's {weight.shape[0]} x {weight.shape[1]}; give it the data module's "
+                f"network's {shape[0]} x {shape[1]}; give it the data module's "
                 "`vocabulary_size` and `embedding_size`."
             )
         with torch.no_grad():
-            weight.copy_(torch.from_numpy(matrix))
+            for embedding in self.network.embeddings:
+                embedding.weight.copy_(torch.from_numpy(matrix))
 
     def training_step(self, batch: Batch, batch_index: int) -> Tensor:
-        """Return the loss (nats): cross-entropy against smoothed targets (eq. 12) and consistency.
+        """Return the sum of the members' cross-entropies (nats, eq. 12) against smoothed targets.
 
-        With `consistency`, the cross-entropy is the mean of two readings', and half the sum of
-        their Kullback-Leibler divergences in both directions is added with that weight. (Liang et
-        al. add up the cross-entropies, so that their weight of the same objective is twice this.)
+        A sum, so that each member trains as if it were alone.
         """
-        weight = self._option("consistency")
-        readings = [
-            self(self._without_some_sentences(batch)).logits for _ in range(2 if weight > 0 else 1)
-        ]
         smoothing = self.hparams["label_smoothing"]
-        losses = [
-            functional.cross_entropy(logits, _targets(batch), label_smoothing=smoothing)
-            for logits in readings
-        ]
-        loss = torch.stack(losses).mean()
-        if weight > 0:
-            loss = loss + weight * _divergence(*readings)
+        losses = torch.stack(
+            [
+                functional.cross_entropy(
+                    member(self._without_some_sentences(batch)).logits,
+                    _targets(batch),
+                    label_smoothing=smoothing,
+                )
+                for member in self.network.members
+            ]
+        )
         self.log(
             "train_loss",
-            loss,
+            losses.mean(),
             prog_bar=True,
             on_epoch=True,
             batch_size=len(batch),
             sync_dist=True,
         )
-        return loss
+        return losses.sum()
 
     def _without_some_sentences(self, batch: Batch) -> Batch:
         if (probability := self.hparams["sentence_dropout"]) == 0:
@@ -264,12 +264,15 @@ class HANModule(pl.LightningModule):
         }
 
     def _optimizer(self) -> Optimizer:
-        embedding = self.network.embedding.weight
+        embeddings = self.network.embeddings
         # Not between processes: DistributedDataParallel would have to know before, and NCCL cannot
         # sum sparse gradients at all. The rows that are updated are the same.
         alone = self._trainer is None or self._trainer.world_size == 1
-        self.network.embedding.sparse = alone and self.hparams["optimizer"] == "adamw"
-        others = [p for p in self.network.parameters() if p is not embedding]
+        for embedding in embeddings:
+            embedding.sparse = alone and self.hparams["optimizer"] == "adamw"
+        vectors = [embedding.weight for embedding in embeddings]
+        of_words = set(map(id, vectors))
+        others = [p for p in self.network.parameters() if id(p) not in of_words]
         groups: list[dict[str, Any]] = [
             {"params": [p for p in others if p.ndim > 1]},
             {"params": [p for p in others if p.ndim == 1], "weight_decay": 0.0},
@@ -277,8 +280,9 @@ class HANModule(pl.LightningModule):
         options = self.options
         rate, decay = options["learning_rate"], options["weight_decay"]
         if (rate_of_words := options["embedding_learning_rate"]) > 0:
-            of_words = {"params": [embedding], "weight_decay": 0.0, "lr": rate_of_words}
-            groups.append(of_words | {"rowwise": True})
+            groups.append(
+                {"params": vectors, "weight_decay": 0.0, "lr": rate_of_words, "rowwise": True}
+            )
         if self.hparams["optimizer"] == "sgd":
             momentum = self.hparams["momentum"]
             return SGD(groups, lr=rate, momentum=momentum, weight_decay=decay)
@@ -290,32 +294,23 @@ class HANModule(pl.LightningModule):
         gradient_clip_val: float | None = None,
         gradient_clip_algorithm: str | None = None,
     ) -> None:
-        """Clip gradients as Lightning does, and sparse ones, which it cannot, with them."""
-        embedding = self.network.embedding.weight
-        if embedding.grad is None or not embedding.grad.is_sparse or not gradient_clip_val:
-            super().configure_gradient_clipping(
-                optimizer, gradient_clip_val, gradient_clip_algorithm
-            )
+        """Clip the gradients of each member as Lightning does those of a network, sparse or not."""
+        if not gradient_clip_val:
             return
-        embedding.grad = distinct_rows(embedding.grad)
-        grads = [p.grad for p in self.parameters() if p.grad is not None and p is not embedding]
-        grads.append(embedding.grad._values())
-        if gradient_clip_algorithm == "value":
-            for grad in grads:
-                grad.clamp_(-gradient_clip_val, gradient_clip_val)
-        else:
-            norm = float(nn.utils.get_total_norm(grads))
-            if not norm <= gradient_clip_val:  # nor where it is no number, as in torch's own
+        for member in self.network.members:
+            weight = member.embedding.weight
+            if weight.grad is not None and weight.grad.is_sparse:
+                weight.grad = distinct_rows(weight.grad)
+            grads = [p.grad for p in member.parameters() if p.grad is not None]
+            grads = [grad._values() if grad.is_sparse else grad for grad in grads]
+            if gradient_clip_algorithm == "value":
                 for grad in grads:
-                    grad.mul_(gradient_clip_val / (norm + 1e-6))
-
-    def _option(self, name: Literal["consistency", "learning_rate"]) -> float:
-        """Return a hyper-parameter, or what the number of documents makes of it."""
-        if (given := self.hparams[name]) is not None:
-            return float(given)
-        datamodule = None if self._trainer is None else self._datamodule
-        recipe: Recipe = getattr(datamodule, "recipe", recipe_for(0))
-        return float(getattr(recipe, name))
+                    grad.clamp_(-gradient_clip_val, gradient_clip_val)
+            else:
+                norm = float(nn.utils.get_total_norm(grads))
+                if not norm <= gradient_clip_val:  # nor where it is no number, as in torch's own
+                    for grad in grads:
+                        grad.mul_(gradient_clip_val / (norm + 1e-6))
 
     @property
     def _datamodule(self) -> Any:  # noqa: ANN401  # Lightning sets it and leaves it untyped
@@ -347,12 +342,6 @@ def _one_cycle(step: int, steps: int) -> float:
     else:
         start, end, done = 1.0, LAST_SHARE, min(1.0, (step - peak) / (last - peak))
     return end + (start - end) / 2 * (1 + math.cos(math.pi * done))
-
-
-def _divergence(logits: Tensor, others: Tensor) -> Tensor:
-    """Return the mean of both Kullback-Leibler divergences (nats) between two (B, C) logits."""
-    first, second = logits.log_softmax(1), others.log_softmax(1)
-    return ((first.exp() - second.exp()) * (first - second)).sum(1).mean() / 2
 
 
 def _targets(batch: Batch) -> Tensor:

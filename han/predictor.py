@@ -125,7 +125,7 @@ class Predictor:
     def __init__(self, bundle: Bundle) -> None:
         self.bundle = bundle
         self._network = bundle.network.eval()
-        self._device = bundle.network.embedding.weight.device
+        self._device = bundle.network.device
 
     @property
     def labels(self) -> tuple[str, ...]:

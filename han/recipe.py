@@ -17,29 +17,21 @@ class Recipe(NamedTuple):
         epochs: Most passes over them.
         batch_size: Documents a batch.
         learning_rate: Peak learning rate.
-        consistency: Weight of the divergence between two readings of a batch, see `HANModule`.
     """
 
     epochs: int
     batch_size: int
     learning_rate: float
-    consistency: float
 
 
 def recipe_for(documents: int, classes: int = 2) -> Recipe:
     """Return how to train on so many documents of so many classes.
 
-    Up to some 800 documents a class are read often, each batch twice for consistency; the more a
-    class has, the more seldom they are read. Up to 4,000 documents in all come in small batches at
-    a high rate; from there to 16,000 the batch grows in proportion, and the rate falls from 0.007
-    to 0.005.
+    Up to some 800 documents a class are read often; the more a class has, the more seldom. Up to
+    4,000 documents in all come in small batches at a high rate; from there to 16,000 the batch
+    grows in proportion, and the rate falls from 0.007 to 0.005.
     """
     readings = _READINGS * classes / max(documents, 1)
     epochs = round(min(MOST_EPOCHS, max(FEWEST_EPOCHS, readings)))
     growth = min(max(documents, _FEW), _MANY) / _FEW
-    return Recipe(
-        epochs,
-        round(_BATCH_SIZE * growth),
-        _LEARNING_RATE / growth**0.25,
-        1.0 if epochs == MOST_EPOCHS else 0.0,
-    )
+    return Recipe(epochs, round(_BATCH_SIZE * growth), _LEARNING_RATE / growth**0.25)

@@ -256,10 +256,11 @@ class HANCLI(LightningCLI):
         options = self.model.options
         most = trainer.max_epochs or -1
         epochs = "" if most == -1 else f"at most {most} epoch{'s' if most > 1 else ''}, "
-        twice = ", each read twice" if options["consistency"] > 0 else ""
+        members = options["members"]
+        networks = f"{members} networks, " if members > 1 else ""
         if trainer.is_global_zero:
             sys.stderr.write(
-                f"{epochs}batches of {self.datamodule.batch_size}{twice}, "
+                f"{networks}{epochs}batches of {self.datamodule.batch_size}, "
                 f"learning rate {options['learning_rate']:.2g}\n"
             )
 
@@ -423,7 +424,6 @@ class HANCLI(LightningCLI):
                 "epochs": None if epochs == -1 else epochs,  # `max_steps` is the limit
                 "batch_size": self.datamodule.batch_size,
                 "learning_rate": options["learning_rate"],
-                "consistency": options["consistency"],
             },
             "seconds": {
                 "training": self._clock.seconds,

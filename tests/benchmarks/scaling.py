@@ -250,7 +250,7 @@ def measure_memory(
             "run_dir": folder / f"run{len(peaks)}",
             "trainer.max_epochs": 1,
             "data.batch_size": BATCH_SIZE,  # otherwise these follow from the number of documents
-            "model.consistency": 0,
+            "model.members": 1,
             "trainer.enable_progress_bar": "false",
         }
         command = [f"--{name}={value}" for name, value in options.items()]
