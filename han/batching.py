@@ -127,20 +127,36 @@ class BatchDataset(Dataset[Batch]):
     `DataLoader(BatchDataset(documents), sampler=sampler, batch_size=None)`.
 
     Args:
-        documents: One split of a corpus. Unless every document has a label, no batch has labels.
+        splits: Splits of a corpus, whose documents are numbered one after the other. Unless every
+            document has a label, no batch has labels.
     """
 
-    def __init__(self, documents: StoredDocuments) -> None:
-        self.documents = documents
-        self._labelled = bool((documents.labels >= 0).all())
+    def __init__(self, *splits: StoredDocuments) -> None:
+        self._splits = splits
+        self._starts = np.cumsum([0, *map(len, splits)])
+        self._labelled = all((documents.labels >= 0).all() for documents in splits)
 
     def __len__(self) -> int:
         """Return the number of documents, the range of the indices."""
-        return len(self.documents)
+        return int(self._starts[-1])
+
+    @property
+    def words_per_document(self) -> IntArray:
+        """The number of words of each document, int64 (B,)."""
+        return np.concatenate([documents.words_per_document for documents in self._splits])
 
     def __getitem__(self, indices: Sequence[int]) -> Batch:
-        """Return the documents at `indices`, in that order, as one batch."""
-        tokens, words, sentences, labels = self.documents.gather(indices)
+        """Return the documents at `indices` as one batch.
+
+        They are in that order, but for those of an earlier split before those of a later one.
+        """
+        rows = np.asarray(indices, np.int64)
+        split = np.searchsorted(self._starts[1:-1], rows, side="right")
+        parts = [
+            documents.gather(rows[split == number] - self._starts[number])
+            for number, documents in enumerate(self._splits)
+        ]
+        tokens, words, sentences, labels = map(np.concatenate, zip(*parts, strict=True))
         return Batch.from_arrays(tokens, words, sentences, labels if self._labelled else None)
 
 

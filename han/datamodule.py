@@ -93,6 +93,7 @@ class HANDataModule(pl.LightningDataModule):
             none.
         progress: Whether progress is shown on standard error while documents are prepared.
         corpora_dir: Where encoded documents are kept.
+        training_splits: The documents that are trained on.
 
     Raises:
         ValueError: A size is below 1.
@@ -140,6 +141,7 @@ class HANDataModule(pl.LightningDataModule):
         if vectors == WORD2VEC and vocabulary_from is None:
             require_gensim()
         self.progress = True
+        self.training_splits: tuple[str, ...] = ("train",)
         self._options: dict[str, Any] = {  # of `prepare_corpus`
             "train": bundled_corpus() if train == BUILTIN else train,
             "validation": validation,
@@ -251,9 +253,9 @@ class HANDataModule(pl.LightningDataModule):
 
     def train_dataloader(self) -> DataLoader[Batch]:
         """Batches of similar length, in another order every epoch."""
-        documents = self._documents("train")
+        documents = self._documents(*self.training_splits)
         sampler = LengthGroupedBatchSampler(
-            documents.documents.words_per_document,
+            documents.words_per_document,
             self.batch_size,
             seed=self._seed,
             rank=self._rank,
@@ -305,10 +307,11 @@ class HANDataModule(pl.LightningDataModule):
         bundle = Bundle.load(path)
         return Learned(bundle.vocabulary, bundle.labels, bundle.network.options)
 
-    def _documents(self, split: str) -> BatchDataset:
-        if split not in self.corpus.splits:
-            raise ValueError(f"There are no documents for {split}; give `{split}`.")
-        return BatchDataset(self.corpus.splits[split])
+    def _documents(self, *splits: str) -> BatchDataset:
+        for split in splits:
+            if split not in self.corpus.splits:
+                raise ValueError(f"There are no documents for {split}; give `{split}`.")
+        return BatchDataset(*(self.corpus.splits[split] for split in splits))
 
     def _in_order(self, split: str) -> DataLoader[Batch]:
         documents = self._documents(split)

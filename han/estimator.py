@@ -94,6 +94,8 @@ class HANClassifier(ClassifierMixin, BaseEstimator):  # type: ignore[misc]  # th
         gradient_clip_val: Norm to which gradients are clipped; None for no limit.
         monitor: Which figure of the validation texts makes an epoch the best.
         patience: Training stops when the figure has not improved for so many epochs.
+        refit: Whether to train anew on training and validation texts together, for as many epochs
+            as were best; by default if there are fewer than 16,000 to train on.
         accelerator: `"cpu"`, `"gpu"`, or `"auto"`, which takes one GPU where there is one.
         random_state: Decides everything that is random; an integer gives the same network each
             time (on a CPU bit for bit).
@@ -141,6 +143,7 @@ class HANClassifier(ClassifierMixin, BaseEstimator):  # type: ignore[misc]  # th
         gradient_clip_val: float | None = 1.0,
         monitor: Literal["val_loss", "val_accuracy", "val_macro_f1"] = "val_loss",
         patience: int = 5,
+        refit: bool | None = None,
         accelerator: Literal["auto", "cpu", "gpu"] = "auto",
         random_state: int | np.random.RandomState | None = None,
         verbose: bool | int = False,
@@ -176,6 +179,7 @@ class HANClassifier(ClassifierMixin, BaseEstimator):  # type: ignore[misc]  # th
         self.gradient_clip_val = gradient_clip_val
         self.monitor = monitor
         self.patience = patience
+        self.refit = refit
         self.accelerator = accelerator
         self.random_state = random_state
         self.verbose = verbose
@@ -384,7 +388,18 @@ def _train(
 
     from han.datamodule import HANDataModule
     from han.module import HANModule
-    from han.training import DIVERGED, TRAINER, Epochs, load_weights, quiet, selection
+    from han.training import (
+        DIVERGED,
+        TRAINER,
+        Epochs,
+        StopAfter,
+        epochs_of,
+        load_weights,
+        quiet,
+        refit,
+        refits,
+        selection,
+    )
 
     def of(function: Callable[..., object]) -> dict[str, Any]:
         taken = inspect.signature(function).parameters
@@ -400,34 +415,43 @@ def _train(
         checkpoint, stopping = selection(
             folder, options["monitor"], options["patience"], resumable=False
         )
-        callbacks: list[pl.Callback] = [checkpoint, stopping] if validates else []
-        if options["max_epochs"] is None:
-            callbacks.append(Epochs())
-        if options["verbose"]:
-            callbacks.append(RichProgressBar(console_kwargs={"stderr": True}))
-        try:
-            trainer = pl.Trainer(
+
+        def make_trainer(*callbacks: pl.Callback, validates: bool) -> pl.Trainer:
+            usual: list[pl.Callback] = [Epochs()] if options["max_epochs"] is None else []
+            if options["verbose"]:
+                usual.append(RichProgressBar(console_kwargs={"stderr": True}))
+            return pl.Trainer(
                 **{**TRAINER, **of(pl.Trainer)},
                 devices=1,
                 logger=False,
-                callbacks=callbacks,
+                callbacks=[*callbacks, *usual],
                 enable_checkpointing=validates,
                 enable_progress_bar=bool(options["verbose"]),
                 limit_val_batches=None if validates else 0,
                 default_root_dir=folder,
             )
+
+        refitted = False
+        try:
+            selecting = (checkpoint, stopping) if validates else ()
+            trainer = make_trainer(*selecting, validates=validates)
             trainer.fit(module, data)
+            if validates:
+                load_weights(module, checkpoint.best_model_path)
+                if refitted := refits(options["refit"], data):
+                    stop = StopAfter(epochs_of(checkpoint.best_model_path))
+                    again = make_trainer(stop, validates=False)
+                    module = refit(again, module, data, options["seed"])
         except MisconfigurationException as error:
             raise ValueError(str(error)) from error
         except SystemExit as error:  # Lightning makes this of an interrupt, and of SIGTERM
             if isinstance(error.__context__, KeyboardInterrupt):
                 raise KeyboardInterrupt from None
             raise SystemExit(128 + signal.SIGTERM) from None
-        if validates:
-            load_weights(module, checkpoint.best_model_path)
     if not all(weight.isfinite().all() for weight in module.network.parameters()):
         raise ValueError(f"{DIVERGED}.")
-    facts = {"data": _with_names(data.corpus.summary, labels), "training": module.options}
+    training = {**module.options, "refit": refitted}
+    facts = {"data": _with_names(data.corpus.summary, labels), "training": training}
     Bundle(module.network, data.vocabulary, tuple(labels), facts).save(folder / _MODEL)
     score = checkpoint.best_model_score
     return trainer.current_epoch, None if score is None else float(score)
@@ -463,13 +487,13 @@ def _load(directory: Path, accelerator: str) -> Predictor:
 @contextmanager
 def _seeded(seed: int) -> Iterator[None]:
     """Seed all random generators as `han fit` does, and put them back when the block ends."""
+    from han.training import seed_generators  # here: it imports Lightning
+
     devices = range(torch.cuda.device_count())
     states = random.getstate(), np.random.get_state()
     with torch.random.fork_rng(devices):
         try:
-            random.seed(seed)
-            np.random.seed(seed)
-            torch.manual_seed(seed)
+            seed_generators(seed)
             yield
         finally:
             random.setstate(states[0])

@@ -17,11 +17,14 @@ class Recipe(NamedTuple):
         epochs: Most passes over them.
         batch_size: Documents a batch.
         learning_rate: Peak learning rate.
+        refit: Whether to train anew on the validation documents too, when they have said for how
+            long.
     """
 
     epochs: int
     batch_size: int
     learning_rate: float
+    refit: bool
 
 
 def recipe_for(documents: int, classes: int = 2) -> Recipe:
@@ -29,9 +32,12 @@ def recipe_for(documents: int, classes: int = 2) -> Recipe:
 
     Up to some 800 documents a class are read often; the more a class has, the more seldom. Up to
     4,000 documents in all come in small batches at a high rate; from there to 16,000 the batch
-    grows in proportion, and the rate falls from 0.007 to 0.005.
+    grows in proportion, and the rate falls from 0.007 to 0.005. Fewer than 16,000 are worth every
+    document that there is.
     """
     readings = _READINGS * classes / max(documents, 1)
     epochs = round(min(MOST_EPOCHS, max(FEWEST_EPOCHS, readings)))
     growth = min(max(documents, _FEW), _MANY) / _FEW
-    return Recipe(epochs, round(_BATCH_SIZE * growth), _LEARNING_RATE / growth**0.25)
+    return Recipe(
+        epochs, round(_BATCH_SIZE * growth), _LEARNING_RATE / growth**0.25, documents < _MANY
+    )

@@ -1,19 +1,22 @@
-"""What the command line and the estimator share: the trainer's options, what is kept, silence."""
+"""What the command line and the estimator share: what is kept, training anew on all, silence."""
 
 from __future__ import annotations
 
 import logging
+import random
 import warnings
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, Literal
 
+import numpy as np
 import pytorch_lightning as pl
 import torch
-from pytorch_lightning.callbacks import EarlyStopping, ModelCheckpoint
+from pytorch_lightning.callbacks import Checkpoint, EarlyStopping, ModelCheckpoint
 
 from han.datamodule import HANDataModule
+from han.module import HANModule
 
 Monitor = Literal["val_loss", "val_accuracy", "val_macro_f1"]
 MONITOR: Monitor = "val_loss"
@@ -91,6 +94,73 @@ class Epochs(pl.Callback):
             datamodule: HANDataModule = trainer.datamodule  # type: ignore[attr-defined]
             epochs = datamodule.recipe.epochs
             trainer.fit_loop.max_epochs = max(epochs, trainer.min_epochs or 0)
+
+
+class StopAfter(pl.Callback):
+    """End training after some epochs, while the schedule goes as if it went on to the last.
+
+    Args:
+        epochs: How many.
+    """
+
+    def __init__(self, epochs: int) -> None:
+        self._epochs = epochs
+
+    def on_train_epoch_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
+        """Ask the trainer to stop."""
+        if trainer.current_epoch + 1 >= self._epochs:
+            trainer.should_stop = True
+
+
+def refits(asked: bool | None, data: HANDataModule) -> bool:
+    """Return whether to train anew on all documents: as asked, else as many documents there are."""
+    if "validation" not in data.corpus.splits:
+        return False
+    return data.recipe.refit if asked is None else asked
+
+
+def refit(trainer: pl.Trainer, module: HANModule, data: HANDataModule, seed: int) -> HANModule:
+    """Train such networks anew, on the training and the validation documents.
+
+    Args:
+        trainer: One that has not trained yet, with `StopAfter` the epochs that were best.
+        module: Trained on the training documents alone, with the validation documents to say for
+            how long. It stays as it is.
+        data: The documents.
+        seed: That of the first training, so that these networks start where those did.
+
+    Raises:
+        ValueError: Training diverged.
+    """
+    seed_generators(seed)
+    fresh = HANModule(**module.hparams)
+    data.training_splits = ("train", "validation")
+    try:
+        trainer.fit(fresh, data)
+    finally:
+        data.training_splits = ("train",)
+    if not all(weight.isfinite().all() for weight in fresh.network.parameters()):
+        raise ValueError(f"{DIVERGED}.")
+    return fresh
+
+
+def seed_generators(seed: int) -> None:
+    """Seed all random generators as Lightning does, but leave the environment alone."""
+    random.seed(seed)
+    np.random.seed(seed)
+    torch.manual_seed(seed)
+
+
+def without_selection(callbacks: Iterable[pl.Callback]) -> list[pl.Callback]:
+    """Leave out callbacks that go by validation documents, where those are trained on."""
+    return [one for one in callbacks if not isinstance(one, Checkpoint | EarlyStopping)]
+
+
+def epochs_of(checkpoint: str) -> int:
+    """Return after how many epochs, begun or whole, a checkpoint was written."""
+    return (
+        int(torch.load(checkpoint, weights_only=True, map_location="cpu", mmap=True)["epoch"]) + 1
+    )
 
 
 def load_weights(module: pl.LightningModule, path: str) -> None:

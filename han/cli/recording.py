@@ -7,6 +7,7 @@ import io
 import os
 import platform
 import time
+from collections.abc import Mapping, Sequence
 from contextlib import suppress
 from importlib.metadata import version
 from pathlib import Path
@@ -15,7 +16,7 @@ from typing import Any
 import pytorch_lightning as pl
 import torch
 from lightning_fabric.plugins import TorchCheckpointIO
-from pytorch_lightning.loggers import CSVLogger
+from pytorch_lightning.loggers import CSVLogger, Logger
 
 from han import native
 from han.atomic import atomic_file
@@ -97,6 +98,48 @@ class Clock(pl.Callback):
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
         """Go on from there."""
         self._before = float(state_dict["seconds"])
+
+
+class RefitLogger(Logger):
+    """Log a second training where the first was logged, after it and under other names.
+
+    Args:
+        loggers: Those of the first: `train_loss` of the second is `refit_loss` there.
+        steps: Updates of the weights in the first, from where steps are counted on.
+    """
+
+    def __init__(self, loggers: Sequence[Logger], steps: int) -> None:
+        super().__init__()
+        self._loggers = loggers
+        self._steps = steps
+
+    @property
+    def name(self) -> str | None:
+        """The first logger's."""
+        return self._loggers[0].name
+
+    @property
+    def version(self) -> int | str | None:
+        """The first logger's."""
+        return self._loggers[0].version
+
+    def log_hyperparams(self, params: Any, *args: Any, **kwargs: Any) -> None:  # noqa: ANN401
+        """Log nothing: they are the first training's."""
+
+    def log_metrics(self, metrics: Mapping[str, float], step: int | None = None) -> None:
+        """Log figures."""
+        renamed = {name.replace("train_", "refit_"): value for name, value in metrics.items()}
+        for logger in self._loggers:
+            logger.log_metrics(renamed, None if step is None else step + self._steps)
+
+    def save(self) -> None:
+        """Write what was logged."""
+        for logger in self._loggers:
+            logger.save()
+
+    def finalize(self, status: str) -> None:
+        """Write what was logged; the loggers are closed with the first training's trainer."""
+        self.save()
 
 
 def circumstances(trainer: pl.Trainer) -> dict[str, Any]:

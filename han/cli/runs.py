@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from pathlib import Path
 
 ROOT = Path("runs")
 CHECKPOINT_FOLDER = "checkpoints"
-CHECKPOINTS = ("best", "last")
+BEST, LAST, REFIT = "best", "last", "refit"
+CHECKPOINTS = (BEST, LAST, REFIT)
 
 
 def new_run(name: str) -> Path:
@@ -28,13 +30,21 @@ def run_of(checkpoint: Path) -> Path | None:
     return folder.parent if folder.name == CHECKPOINT_FOLDER else None
 
 
-def find_checkpoint(path: str, run_dir: str | None, name: str) -> Path:
+def checkpoint_file(run_dir: Path, checkpoint: str) -> Path:
+    """Return where a run keeps one of its `CHECKPOINTS`."""
+    return run_dir / CHECKPOINT_FOLDER / f"{checkpoint}.ckpt"
+
+
+def find_checkpoint(
+    path: str, run_dir: str | None, name: str, *, of_run: Sequence[str] = (BEST,)
+) -> Path:
     """Return the checkpoint file that the user means.
 
     Args:
-        path: A file, a run directory (its best checkpoint), or `best` or `last`.
-        run_dir: Where to look for `best` and `last`; by default the latest run of `name`.
+        path: A file, a run directory, or `best`, `last` or `refit`.
+        run_dir: Where to look for those; by default the latest run of `name`.
         name: The runs' name.
+        of_run: Which checkpoint is meant by a run directory: the first of these that it has.
 
     Raises:
         FileNotFoundError: There is no such checkpoint.
@@ -42,7 +52,8 @@ def find_checkpoint(path: str, run_dir: str | None, name: str) -> Path:
     if path not in CHECKPOINTS:
         found = Path(path)
         if found.is_dir():
-            return find_checkpoint("best", path, name)
+            there = [one for one in of_run if checkpoint_file(found, one).is_file()]
+            return find_checkpoint(there[0] if there else of_run[-1], path, name)
         if not found.is_file():
             raise FileNotFoundError(f"{path}: no such checkpoint.")
         return found
@@ -52,7 +63,7 @@ def find_checkpoint(path: str, run_dir: str | None, name: str) -> Path:
         folder = ROOT / name
         candidates = [folder / str(number) for number in sorted(_numbers(folder), reverse=True)]
     for run in candidates:
-        checkpoint = run / CHECKPOINT_FOLDER / f"{path}.ckpt"
+        checkpoint = checkpoint_file(run, path)
         if checkpoint.is_file():
             return checkpoint
     where = run_dir or f"any run in {ROOT / name}"

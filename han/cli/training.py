@@ -10,6 +10,7 @@ import re
 import sys
 import time
 from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, cast
 
@@ -42,10 +43,20 @@ from han.cli.recording import (
     AtomicCheckpointIO,
     Clock,
     ConfigFile,
+    RefitLogger,
     circumstances,
     metrics_file,
 )
-from han.cli.runs import CHECKPOINT_FOLDER, find_checkpoint, new_run, run_of
+from han.cli.runs import (
+    BEST,
+    CHECKPOINT_FOLDER,
+    LAST,
+    REFIT,
+    checkpoint_file,
+    find_checkpoint,
+    new_run,
+    run_of,
+)
 from han.datamodule import HANDataModule, Learned, read_checkpoint
 from han.module import HANModule
 from han.predictor import Prediction
@@ -57,9 +68,14 @@ from han.training import (
     TRAINER,
     Epochs,
     Monitor,
+    StopAfter,
+    epochs_of,
     load_weights,
     quiet,
+    refit,
+    refits,
     selection,
+    without_selection,
 )
 
 MODEL, TEST_METRICS, PREDICTIONS = "model", "test_metrics.json", "predictions.jsonl"
@@ -112,6 +128,7 @@ class HANCLI(LightningCLI):
         self._trained: Learned | None = None  # what the checkpoint that is given knows
         self._checkpoint: ModelCheckpoint | None = None
         self._stopping: EarlyStopping | None = None
+        self._refit_epochs: int | None = None
         try:
             super().__init__(
                 HANModule,
@@ -160,8 +177,9 @@ class HANCLI(LightningCLI):
             "--ckpt_path",
             type=str | None,
             default=None,
-            help="Checkpoint to use, or for fit to go on from: a file, a run directory (its best "
-            "one), or best or last of --run_dir or else of the latest run of --name.",
+            help="Checkpoint to use, or for fit to go on from: a file, a run directory (for test "
+            "and predict that of its model, else its best one), or best, last or refit of "
+            "--run_dir or else of the latest run of --name.",
         )
         parser.add_argument(
             "--monitor",
@@ -174,6 +192,13 @@ class HANCLI(LightningCLI):
             type=NonNegativeInt,
             default=PATIENCE,
             help="Training stops when the figure has not improved for so many validations.",
+        )
+        parser.add_argument(
+            "--refit",
+            type=bool | None,
+            default=None,
+            help="Whether fit trains anew on training and validation documents together, for as "
+            "many epochs as were best (default: if there are fewer than 16,000 to train on).",
         )
         parser.add_argument(
             "--baseline",
@@ -194,7 +219,12 @@ class HANCLI(LightningCLI):
         if config.name is None:
             config.name = _name(config.data)
         if config.ckpt_path is not None:
-            checkpoint = find_checkpoint(config.ckpt_path, config.run_dir, config.name)
+            checkpoint = find_checkpoint(
+                config.ckpt_path,
+                config.run_dir,
+                config.name,
+                of_run=(REFIT, BEST) if command in ("test", "predict") else (BEST,),
+            )
             self._trained = read_checkpoint(checkpoint)
             self._refuse_other_network(command, self._trained)
             config.ckpt_path = config.data.vocabulary_from = str(checkpoint)
@@ -230,9 +260,7 @@ class HANCLI(LightningCLI):
     def instantiate_trainer(self, **kwargs: Any) -> pl.Trainer:  # noqa: ANN401  # Lightning's own
         """Log to the run directory, keep checkpoints there, and show progress on standard error."""
         given = self.config_init[self.subcommand].trainer
-        callbacks: list[pl.Callback] = [Epochs()] if given.max_epochs is None else []
-        if given.enable_progress_bar is not False:
-            callbacks.append(RichProgressBar(console_kwargs={"stderr": True}))
+        callbacks = self._usual_callbacks(given)
         loggers = _listed(given.logger)
         if self.subcommand == "fit" and not given.fast_dev_run:
             callbacks += self._training_callbacks()
@@ -242,6 +270,13 @@ class HANCLI(LightningCLI):
         self.trainer_defaults["callbacks"] = callbacks
         plugins = [*_listed(given.plugins), AtomicCheckpointIO()]
         return super().instantiate_trainer(**kwargs, logger=loggers or False, plugins=plugins)
+
+    def _usual_callbacks(self, given: Namespace) -> list[pl.Callback]:
+        """Make what every training has: its length, where nobody says it, and progress."""
+        callbacks: list[pl.Callback] = [Epochs()] if given.max_epochs is None else []
+        if given.enable_progress_bar is not False:
+            callbacks.append(RichProgressBar(console_kwargs={"stderr": True}))
+        return callbacks
 
     def before_fit(self) -> None:
         """Say what was read, and what will compute."""
@@ -266,15 +301,8 @@ class HANCLI(LightningCLI):
 
     def fit(self, **kwargs: Any) -> None:  # noqa: ANN401  # what Lightning's has
         """Train; when interrupted, say how to go on."""
-        try:
+        with self._saying_how_to_go_on():
             self.trainer.fit(**kwargs, ckpt_path=self._config.ckpt_path, weights_only=True)
-        except SystemExit:  # Lightning makes this of an interrupt
-            if (self.run_dir / CHECKPOINT_FOLDER / "last.ckpt").is_file():
-                sys.stderr.write(
-                    "To go on after the last whole epoch, give the same command with "
-                    f"--run_dir {self.run_dir} --ckpt_path last.\n"
-                )
-            raise KeyboardInterrupt from None
 
     def after_fit(self) -> None:
         """Test the best checkpoint, if there are test documents, and write the model directory."""
@@ -295,7 +323,13 @@ class HANCLI(LightningCLI):
         if score is not None and self.trainer.is_global_zero:
             sys.stdout.write(f"best: {self._config.monitor} {float(score):.4f}\n")
         load_weights(self.model, checkpoint.best_model_path)
-        facts = {"data": self.datamodule.corpus.summary, "training": self.model.options}
+        selected = self.model
+        if refits(self._config.refit, self.datamodule):
+            self._refit(epochs_of(checkpoint.best_model_path))
+        elif self.trainer.is_global_zero:
+            checkpoint_file(self.run_dir, REFIT).unlink(missing_ok=True)  # an earlier model's
+        training = {**self.model.options, "refit": self._refit_epochs is not None}
+        facts = {"data": self.datamodule.corpus.summary, "training": training}
         if "test" in self.datamodule.corpus.splits:
             self.trainer.test(self.model, self.datamodule, verbose=False)
             facts["metrics"] = self._write_figures()
@@ -305,7 +339,55 @@ class HANCLI(LightningCLI):
             sys.stdout.write(f"model: {self.run_dir / MODEL}\n")
             self._write_record()
         if self._config.baseline:
-            self._compare_with_baseline()
+            self._compare_with_baseline(selected)
+
+    def _refit(self, epochs: int) -> None:
+        """Train the networks anew on training and validation documents."""
+        if self.trainer.is_global_zero:
+            count = sum(len(self.datamodule.corpus.splits[s]) for s in ("train", "validation"))
+            plural = "s" if epochs > 1 else ""
+            sys.stderr.write(
+                f"anew on all {count:,} training and validation documents, {epochs} epoch{plural}\n"
+            )
+        trainer, seed = self._another_trainer(StopAfter(epochs)), self._config.seed_everything
+        with self._saying_how_to_go_on():
+            self.model = refit(trainer, self.model, self.datamodule, int(seed))
+        trainer.save_checkpoint(checkpoint_file(self.run_dir, REFIT), weights_only=True)
+        self._refit_epochs = epochs
+
+    def _another_trainer(self, *callbacks: pl.Callback) -> pl.Trainer:
+        """Make a trainer as the first one, which neither validates nor keeps checkpoints."""
+        parser = LightningArgumentParser()
+        parser.add_lightning_class_args(pl.Trainer, "trainer")
+        wanted = Namespace(trainer=self._config.trainer.clone())  # type: ignore[no-untyped-call]
+        given = parser.instantiate(wanted).trainer
+        logger = RefitLogger(self.trainer.loggers, self.trainer.global_step)
+        options = {
+            **given.as_dict(),
+            "callbacks": [
+                *without_selection(_listed(given.callbacks)),
+                *self._usual_callbacks(given),
+                *callbacks,
+                self._clock,
+            ],
+            "logger": logger if self.trainer.loggers else False,
+            "plugins": [*_listed(given.plugins), AtomicCheckpointIO()],
+            "enable_checkpointing": False,
+            "limit_val_batches": 0,
+        }
+        return pl.Trainer(**options)
+
+    @contextmanager
+    def _saying_how_to_go_on(self) -> Iterator[None]:
+        try:
+            yield
+        except SystemExit:  # Lightning makes this of an interrupt
+            if checkpoint_file(self.run_dir, LAST).is_file():
+                sys.stderr.write(
+                    "To go on after the last whole epoch, give the same command with "
+                    f"--run_dir {self.run_dir} --ckpt_path last.\n"
+                )
+            raise KeyboardInterrupt from None
 
     def validate(self, **kwargs: Any) -> None:  # noqa: ANN401  # what Lightning's has
         """Compute and print the figures of the validation documents."""
@@ -339,14 +421,18 @@ class HANCLI(LightningCLI):
             rows = [row for share in shares for row in share]  # contiguous shares, by rank
         return rows
 
-    def _compare_with_baseline(self) -> None:
-        """Print and write the network's figures beside those of linear models."""
+    def _compare_with_baseline(self, selected: HANModule) -> None:
+        """Print and write the network's figures beside those of linear models.
+
+        Args:
+            selected: Trained on the training documents alone.
+        """
         corpus = self.datamodule.corpus
         if "test" in corpus.splits:
             split, predictions = "test", self.model.test_classes
         else:
             documents = self.datamodule.val_dataloader()
-            rows = self._probabilities(model=self.model, dataloaders=documents)
+            rows = self._probabilities(model=selected, dataloaders=documents)
             split, predictions = "validation", np.argmax(rows, axis=1)
         if not self.trainer.is_global_zero:
             return
@@ -424,7 +510,9 @@ class HANCLI(LightningCLI):
                 "epochs": None if epochs == -1 else epochs,  # `max_steps` is the limit
                 "batch_size": self.datamodule.batch_size,
                 "learning_rate": options["learning_rate"],
+                "refit": self._refit_epochs is not None,
             },
+            "refit_epochs": self._refit_epochs,
             "seconds": {
                 "training": self._clock.seconds,
                 "command": time.perf_counter() - self._began,
