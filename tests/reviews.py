@@ -16,9 +16,15 @@ OTHERS = ["the", "soup", "waiter", "was", "here", "and", "place", "very", "table
 COLUMNS = ("id", "text", "label", "split")
 Row = tuple[str, str, str, str]
 
-# No pretrained vectors, a network of a few hundred weights, two passes.
+# No pretrained vectors, networks of a few hundred weights, two passes over the training documents.
 NETWORK = ("--data.vectors=none", "--data.embedding_size=8", "--model.hidden_size=4")
-QUICK = (*NETWORK, "--model.attention_size=4", "--trainer.max_epochs=2", "--data.cache_dir=cache")
+QUICK = (
+    *NETWORK,
+    "--model.attention_size=4",
+    "--trainer.max_epochs=2",
+    "--refit=false",
+    "--data.cache_dir=cache",
+)
 
 
 def rows(count: int = 40) -> list[Row]:

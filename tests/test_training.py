@@ -1,0 +1,214 @@
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+import yaml
+from sklearn.metrics import log_loss
+
+import han
+from han import HANClassifier
+from han.cli.runs import find_checkpoint
+from han.module import _one_cycle
+from tests.reviews import NETWORK, read_csv, rows, write_reviews, write_rows
+from tests.reviews import han as run_han
+
+OPTIONS = (
+    *NETWORK,
+    "--model.attention_size=4",
+    "--model.learning_rate=0.02",
+    "--data.batch_size=4",
+    "--data.cache_dir=cache",
+    "--trainer.log_every_n_steps=1",
+)
+RUN = Path("runs/reviews/1")
+
+
+def fit(*args: str, epochs: int = 4) -> int:
+    """Train on `reviews.csv`."""
+    return run_han(
+        "fit", "--data.train=reviews.csv", f"--trainer.max_epochs={epochs}", *OPTIONS, *args
+    )
+
+
+@pytest.fixture(autouse=True)
+def folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """Work in an empty folder that holds `reviews.csv` alone."""
+    monkeypatch.chdir(tmp_path)
+    write_reviews(tmp_path / "reviews.csv")
+    return tmp_path
+
+
+def record(run: Path = RUN) -> dict[str, Any]:
+    """Return what a run says about itself."""
+    return dict(json.loads((run / "run.json").read_text(encoding="utf-8")))
+
+
+def checkpoint(name: str, run: Path = RUN) -> dict[str, Any]:
+    """Return a checkpoint of a run."""
+    return dict(torch.load(run / f"checkpoints/{name}.ckpt", weights_only=True))
+
+
+def assert_same_weights(one: dict[str, torch.Tensor], other: dict[str, torch.Tensor]) -> None:
+    assert one.keys() == other.keys()
+    assert all(torch.equal(one[name], other[name]) for name in one)
+
+
+def model_weights(run: Path = RUN) -> dict[str, torch.Tensor]:
+    """Return the weights of a run's model directory, named as in a checkpoint."""
+    network = han.load(run).bundle.network
+    return {f"network.{name}": weight for name, weight in network.state_dict().items()}
+
+
+class TestRefit:
+    def test_the_model_learned_from_all_for_as_long_as_was_best(self) -> None:
+        assert fit("--refit=true") == 0
+        losses = [
+            float(row["val_loss"]) for row in read_csv(RUN / "metrics.csv") if row["val_loss"]
+        ]
+        epochs = record()["refit_epochs"]
+        assert epochs == 1 + int(np.argmin(losses))
+        assert checkpoint("refit")["global_step"] == epochs * 8  # 32 documents, 4 a batch
+        assert_same_weights(model_weights(), checkpoint("refit")["state_dict"])
+
+    def test_the_schedule_is_as_long_as_before(self, monkeypatch: pytest.MonkeyPatch) -> None:
+        monkeypatch.setattr("han.cli.training.epochs_of", lambda _: 2)
+        assert fit("--refit=true", "--trainer.callbacks+=LearningRateMonitor") == 0
+        found = [row["lr-RowwiseAdamW/pg1"] for row in read_csv(RUN / "metrics.csv")]
+        rates = [float(rate) for rate in found if rate][4 * 7 :]
+        expected = [0.02 * _one_cycle(step, 4 * 8) for step in range(2 * 8)]
+        assert rates == pytest.approx(expected)
+
+    def test_the_best_checkpoint_has_not_seen_validation(self) -> None:
+        assert fit("--refit=true", "--name=a") == fit("--refit=false", "--name=b") == 0
+        of_both = [checkpoint("best", Path(f"runs/{name}/1"))["state_dict"] for name in "ab"]
+        assert_same_weights(*of_both)
+        assert_same_weights(model_weights(Path("runs/b/1")), of_both[1])
+        with pytest.raises(AssertionError):
+            assert_same_weights(model_weights(Path("runs/a/1")), of_both[0])
+
+    @pytest.mark.parametrize("asked", [True, False])
+    def test_it_says_so(self, asked: bool, capsys: pytest.CaptureFixture[str]) -> None:
+        assert fit(f"--refit={asked}".lower()) == 0
+        told = json.loads((RUN / "model/config.json").read_text(encoding="utf-8"))["training"]
+        assert told["refit"] is record()["recipe"]["refit"] is asked
+        assert (record()["refit_epochs"] is not None) is asked
+        assert (RUN / "checkpoints/refit.ckpt").is_file() is asked
+        said = "anew on all 32 training and validation documents" in capsys.readouterr().err
+        assert said is asked
+        logged = [row for row in read_csv(RUN / "metrics.csv") if row.get("refit_loss_step")]
+        assert bool(logged) is asked
+        if asked:
+            assert int(logged[0]["step"]) == 4 * 7  # after the first training's 26 documents
+            assert len(logged) == record()["refit_epochs"] * 8
+
+    def test_few_documents_are_all_trained_on_by_default(self) -> None:
+        assert fit(epochs=1) == 0
+        assert record()["recipe"]["refit"] is True
+
+    def test_without_validation_documents_there_is_nothing_more_to_train_on(self) -> None:
+        classifier = HANClassifier(
+            vectors="none", embedding_size=8, max_epochs=1, validation_fraction=0, refit=True
+        )
+        texts, labels = zip(*((row[1], row[2]) for row in rows()), strict=True)
+        classifier.fit(list(texts), list(labels))
+        facts = classifier.predictor_.bundle.facts
+        assert facts["training"]["refit"] is False
+
+    def test_test_and_predict_use_the_network_of_the_model_and_validate_the_one_before(
+        self, capsys: pytest.CaptureFixture[str]
+    ) -> None:
+        assert fit("--refit=true") == 0
+        capsys.readouterr()
+        documents = ("--data.train=reviews.csv", "--data.cache_dir=cache", "--ckpt_path", str(RUN))
+        assert run_han("test", *documents, "--run_dir=t") == 0
+        of_test = (RUN / "test_metrics.json", Path("t/test_metrics.json"))
+        first, again = (json.loads(path.read_text(encoding="utf-8")) for path in of_test)
+        assert first["loss"] == again["loss"]
+        capsys.readouterr()
+        assert run_han("validate", *documents, "--run_dir=v") == 0
+        losses = [
+            float(row["val_loss"]) for row in read_csv(RUN / "metrics.csv") if row["val_loss"]
+        ]
+        validated = json.loads(capsys.readouterr().out)["val_loss"]
+        assert validated == pytest.approx(min(losses), abs=1e-6)
+        assert find_checkpoint("refit", str(RUN), "x") == RUN / "checkpoints/refit.ckpt"
+
+    def test_figures_of_the_test_documents_are_of_the_model(self) -> None:
+        assert fit("--refit=true") == 0
+        documents = [row for row in rows() if row[3] == "test"]
+        model = han.load(RUN)
+        found = model.probabilities([row[1] for row in documents])
+        true = [row[2] for row in documents]
+        figures = json.loads((RUN / "test_metrics.json").read_text(encoding="utf-8"))
+        expected = log_loss(true, found, labels=list(model.labels))
+        assert figures["loss"] == pytest.approx(expected, abs=1e-6)
+
+    def test_compared_on_validation_is_the_network_before(self, folder: Path) -> None:
+        write_rows(folder / "plain.csv", [row[:3] for row in rows()], ("id", "text", "label"))
+        options = (*OPTIONS, "--trainer.max_epochs=4", "--baseline")
+        assert run_han("fit", "--data.train=plain.csv", "--refit=true", "--name=a", *options) == 0
+        assert run_han("fit", "--data.train=plain.csv", "--refit=false", "--name=b", *options) == 0
+        first, second = (
+            json.loads(Path(f"runs/{name}/1/baseline.json").read_text(encoding="utf-8"))
+            for name in "ab"
+        )
+        assert first["comparison"]["split"] == "validation"
+        assert first["comparison"] == second["comparison"]
+
+    def test_a_run_that_is_resumed_ends_with_the_same_model(self) -> None:
+        assert fit("--refit=true", "--name=whole") == 0
+        whole = Path("runs/whole/1")
+        before = model_weights(whole)
+        (whole / "checkpoints/refit.ckpt").unlink()  # as if it had been killed while it refitted
+        assert fit("--refit=true", f"--run_dir={whole}", "--ckpt_path=last") == 0
+        assert_same_weights(model_weights(whole), before)
+
+    def test_what_is_no_longer_the_model_does_not_stay(self) -> None:
+        assert fit("--refit=true") == 0
+        assert fit("--refit=false", f"--run_dir={RUN}", "--ckpt_path=last") == 0
+        assert not (RUN / "checkpoints/refit.ckpt").exists()
+        assert_same_weights(model_weights(), checkpoint("best")["state_dict"])
+
+    def test_own_callbacks_take_part_but_for_those_that_go_by_validation(
+        self, folder: Path
+    ) -> None:
+        config = {
+            "trainer": {
+                "callbacks": [
+                    {"class_path": "LearningRateMonitor"},
+                    {
+                        "class_path": "EarlyStopping",
+                        "init_args": {"monitor": "val_accuracy", "mode": "max", "patience": 9},
+                    },
+                ]
+            }
+        }
+        (folder / "own.yaml").write_text(yaml.safe_dump(config), encoding="utf-8")
+        assert fit("--refit=true", "--config=own.yaml") == 0
+        rates = [row for row in read_csv(RUN / "metrics.csv") if row.get("lr-RowwiseAdamW/pg1")]
+        assert len(rates) == 4 * 7 + record()["refit_epochs"] * 8
+
+    def test_the_estimator_trains_the_same(self) -> None:
+        write_rows(Path("reviews.csv"), [row[:3] for row in rows()], ("id", "text", "label"))
+        assert fit("--refit=true") == 0
+        classifier = HANClassifier(
+            vectors="none",
+            embedding_size=8,
+            hidden_size=4,
+            attention_size=4,
+            learning_rate=0.02,
+            batch_size=4,
+            max_epochs=4,
+            refit=True,
+            random_state=0,
+        )
+        texts, labels = zip(*((row[1], row[2]) for row in rows()), strict=True)
+        classifier.fit(list(texts), list(labels))
+        found = classifier.predictor_.bundle.network.state_dict()
+        expected = han.load(RUN).bundle.network.state_dict()
+        assert_same_weights(dict(found), dict(expected))
