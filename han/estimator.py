@@ -64,7 +64,7 @@ class HANClassifier(ClassifierMixin, BaseEstimator):  # type: ignore[misc]  # th
         sentence_dropout: Probability of leaving a sentence out of a training document.
         label_smoothing: Share of each target's probability that is spread over all classes.
         optimizer: `"adamw"`, or `"sgd"` with momentum.
-        learning_rate: Peak learning rate; by default 0.007 for few texts, 0.005 for many.
+        learning_rate: Peak learning rate; by default 0.007 for few texts, 0.004 for many.
         embedding_learning_rate: Peak learning rate of the word vectors, by default that of all
             else; 0 keeps them as they are.
         momentum: Momentum of `"sgd"`.
@@ -90,7 +90,7 @@ class HANClassifier(ClassifierMixin, BaseEstimator):  # type: ignore[misc]  # th
         eval_batch_size: Validation texts a batch.
         cache_dir: Where downloaded vectors are kept and, while it trains, encoded texts; by default
             the user's cache folder and the system's folder for temporary files.
-        max_epochs: Most passes over the training texts; by default 12 over few, 3 over many.
+        max_epochs: Most passes over the training texts; by default 18 over few, 3 over many.
         gradient_clip_val: Norm to which gradients are clipped; None for no limit.
         monitor: Which figure of the validation texts makes an epoch the best.
         patience: Training stops when the figure has not improved for so many epochs.

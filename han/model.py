@@ -14,7 +14,7 @@ from han.batching import Batch
 from han.gru import RaggedGRU
 from han.vocabulary import Vocabulary
 
-LARGEST_TABLE = 64_000_000  # numbers, a quarter of a gigabyte in single precision
+LARGEST_TABLES = 64_000_000  # numbers, of all members; a quarter of a gigabyte in single precision
 
 
 class HANOutput(NamedTuple):
@@ -150,7 +150,7 @@ class HierarchicalAttentionNetwork(nn.Module):
         self.sentence_encoder = AttentiveEncoder(
             2 * hidden_size, hidden_size, attention_size, encoder_dropout
         )
-        self._word_table = _WordTable()
+        self.word_table = _WordTable()
         self.classifier_dropout = nn.Dropout(classifier_dropout)
         self.classifier = nn.Linear(2 * hidden_size, num_classes)
         if uniform_attention:
@@ -177,13 +177,13 @@ class HierarchicalAttentionNetwork(nn.Module):
         """
         gru = self.word_encoder.gru
         if self.training or torch.is_grad_enabled() or tokens.device.type != "cpu":
-            self._word_table.forget()  # the weights may be about to change
+            self.word_table.forget()  # the weights may be about to change
             dropout = self.word_dropout if self.training else 0.0
             words, rows = _distinct(tokens, len(self.embedding.weight), dropout)
             vectors = self.embedding_dropout(self.embedding(words))  # (U, E)
             states: Tensor = gru(vectors, words_per_sentence, rows)
             return states
-        projected, rows = self._word_table.look_up(tokens, self.embedding.weight, gru)
+        projected, rows = self.word_table.look_up(tokens, self.embedding.weight, gru)
         return gru.recur(projected, words_per_sentence, rows)
 
 
@@ -215,6 +215,8 @@ class Ensemble(nn.Module):
         self.members = nn.ModuleList(  # type: ignore[assignment]  # it is a sequence of them
             HierarchicalAttentionNetwork(**options) for _ in range(members)
         )
+        for member in self.members:
+            member.word_table.largest = LARGEST_TABLES // members
         self.options: dict[str, int | float | bool] = {
             "members": members,
             **self.members[0].options,
@@ -280,9 +282,13 @@ class _WordTable:
 
     The table is of certain weights, which are known by their place, their version numbers and how
     many steps optimisers have taken: fused ones change weights but not the numbers.
+
+    Attributes:
+        largest: How many numbers the table may have.
     """
 
     def __init__(self) -> None:
+        self.largest = LARGEST_TABLES
         self._state: tuple[object, int, Tensor | None] = (None, 0, None)
 
     def forget(self) -> None:
@@ -305,7 +311,7 @@ class _WordTable:
         if weights is None or of_weights != weights:
             multiplied, table = 0, None
         numbers = len(vectors) * 6 * gru.hidden_size
-        if table is None and 4 * multiplied >= len(vectors) and numbers <= LARGEST_TABLE:
+        if table is None and 4 * multiplied >= len(vectors) and numbers <= self.largest:
             table = gru.project(vectors)
         if table is None:
             words, rows = _distinct(tokens, len(vectors))

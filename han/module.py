@@ -53,7 +53,7 @@ class HANModule(pl.LightningModule):
         sentence_dropout: Probability of leaving a sentence out of a training document.
         label_smoothing: Share of each target's probability that is spread over all classes.
         optimizer: `adamw`, or `sgd` with momentum as in the paper.
-        learning_rate: Peak learning rate; by default 0.007 for few documents, 0.005 for many.
+        learning_rate: Peak learning rate; by default 0.007 for few documents, 0.004 for many.
         embedding_learning_rate: Peak learning rate of the word vectors, by default that of all
             else; 0 keeps them as they are.
         momentum: Momentum of `sgd`.

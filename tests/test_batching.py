@@ -170,6 +170,20 @@ class TestBatchDataset:
         dataset = make_dataset((0, 1, -1, 1))
         assert dataset[[0, 1]].labels is None
 
+    def test_the_documents_of_several_splits_are_numbered_one_after_the_other(self) -> None:
+        more = [[[11]], [[12, 13]]]
+        splits = [FakeDocuments(DOCUMENTS, (0, 1, 0, 1)), FakeDocuments(more, (1, 0))]
+        dataset = BatchDataset(*cast(list[StoredDocuments], splits))
+        assert len(dataset) == 6
+        # Those of the first split come first, otherwise in the order asked for.
+        documents = [DOCUMENTS[3], DOCUMENTS[0], more[1], more[0]]
+        expected = Batch.from_lists(documents, [1, 0, 0, 1])
+        assert all(map(torch.equal, tensors(dataset[[5, 3, 4, 0]]), tensors(expected)))
+        expected = Batch.from_lists(more, [1, 0])
+        assert all(map(torch.equal, tensors(dataset[[4, 5]]), tensors(expected)))
+        with pytest.raises(IndexError):
+            dataset[[6]]
+
     @pytest.mark.parametrize("workers", [0, 1])
     def test_a_data_loader_yields_its_batches(self, workers: int) -> None:
         loader: DataLoader[Batch] = DataLoader(

@@ -280,17 +280,17 @@ class TestWordTable:
         expected = network(batch)
         with torch.no_grad():
             outputs = [network(batch) for _ in range(5)]
-        assert network._word_table._state[2] is not None
+        assert network.word_table._state[2] is not None
         for output in outputs:
             for result, reference in zip(output, expected, strict=True):
                 torch.testing.assert_close(result, reference)
 
     def test_a_large_vocabulary_has_none(self, monkeypatch: pytest.MonkeyPatch) -> None:
-        monkeypatch.setattr(model, "LARGEST_TABLE", WORDS * 6 * 5 - 1)
+        monkeypatch.setattr(model, "LARGEST_TABLES", WORDS * 6 * 5 - 1)
         network, batch = make_network(), Batch.from_lists(make_documents())
         with torch.no_grad():
             logits = [network(batch).logits for _ in range(5)]
-        assert network._word_table._state[2] is None
+        assert network.word_table._state[2] is None
         torch.testing.assert_close(logits[-1], logits[0])
 
     @pytest.mark.parametrize(
@@ -314,7 +314,7 @@ class TestWordTable:
             network.double()
             after = [network(batch).logits for _ in range(5)]
         expected = copy.deepcopy(network)
-        expected._word_table.forget()
+        expected.word_table.forget()
         assert not torch.equal(after[0], before)
         for logits in after:
             torch.testing.assert_close(logits, expected(batch).logits)
