@@ -28,7 +28,8 @@ from han.vocabulary import Vocabulary
 
 DISTRIBUTION = "han-classifier"
 FORMAT, EARLIER = "han.model/2", "han.model/1"
-_ADDED = {"uniform_attention", "members"}  # options with a default that older models lack
+# Options that older models lack.
+_ADDED = {"uniform_attention", "members", "hierarchical"}
 CONFIG, WEIGHTS, TOKENIZER, CARD = "config.json", "model.safetensors", "tokenizer.json", "README.md"
 
 
@@ -247,6 +248,9 @@ model.explain("A document.")
 | embedding, GRU per direction, context | \
 {{ network.embedding_size }}, {{ network.hidden_size }}, {{ network.attention_size }} |
 | language of the sentence splitter | `{{ tokenizer.language | code }}` |
+{%- if not tokenizer.hierarchical %}
+| sentences a document | one, all its words |
+{%- endif %}
 {%- for name, version in versions.items() %}
 | {{ name }} | {{ version }} |
 {%- endfor %}

@@ -67,8 +67,12 @@ class HANDataModule(pl.LightningDataModule):
         on_bad_row: Whether a row that cannot be read stops everything or is skipped and counted.
         language: Language of the texts (ISO 639), for finding sentences.
         lowercase: Whether upper and lower case are the same word.
+        hierarchical: Whether words are read into sentences and these into the document; otherwise
+            the same words are read as one sentence, and there is nothing for the sentence level to
+            weigh or for `sentence_dropout` to leave out: what does the hierarchy give on this data?
         max_sentences: Most sentences read of a document; by default all.
-        max_words_per_sentence: Most words read of a sentence; by default all.
+        max_words_per_sentence: Most words read of a sentence, which is the whole document without
+            `hierarchical`; by default all.
         min_count: How often a word must occur in the training documents to be known; once is
             enough for a word that has a pretrained vector, other than of `word2vec`.
         validation_share: Share of the training documents for validation where nothing else says.
@@ -114,6 +118,7 @@ class HANDataModule(pl.LightningDataModule):
         on_bad_row: Literal["error", "skip"] = "error",
         language: str = "en",
         lowercase: bool = True,
+        hierarchical: bool = True,
         max_sentences: int | None = None,
         max_words_per_sentence: int | None = None,
         min_count: int = 2,
@@ -155,6 +160,7 @@ class HANDataModule(pl.LightningDataModule):
             "on_bad_row": on_bad_row,
             "language": language,
             "lowercase": lowercase,
+            "hierarchical": hierarchical,
             "max_sentences": max_sentences,
             "max_words_per_sentence": max_words_per_sentence,
             "min_count": min_count,
@@ -284,17 +290,21 @@ class HANDataModule(pl.LightningDataModule):
         }
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
-        """Check that the checkpoint was trained on the vocabulary and labels in use.
+        """Check that the checkpoint was trained on the vocabulary, labels and reading in use.
 
         They are not taken from it here: Lightning comes by when the documents are encoded already.
 
         Raises:
             ValueError: They differ.
         """
-        if list(self.labels) != state["labels"] or self.vocabulary.to_json() != state["vocabulary"]:
+        if (
+            list(self.labels) != state["labels"]
+            or self.vocabulary.to_json() != state["vocabulary"]
+            or self.vocabulary.tokenizer != Tokenizer(**state["tokenizer"])
+        ):
             raise ValueError(
-                "The checkpoint was trained with another vocabulary or other labels; give its path "
-                "as `vocabulary_from`."
+                "The checkpoint was trained with another vocabulary or other labels, or with "
+                "another reading of texts; give its path as `vocabulary_from`."
             )
 
     @cached_property

@@ -72,8 +72,12 @@ class HANClassifier(ClassifierMixin, BaseEstimator):  # type: ignore[misc]  # th
         schedule: `"one_cycle"` or `"constant"`.
         language: Language of the texts (ISO 639), for finding sentences.
         lowercase: Whether upper and lower case are the same word.
+        hierarchical: Whether words are read into sentences and these into the document; otherwise
+            the same words are read as one sentence, and there is nothing for the sentence level to
+            weigh or for `sentence_dropout` to leave out: what does the hierarchy give on this data?
         max_sentences: Most sentences read of a document; by default all.
-        max_words_per_sentence: Most words read of a sentence; by default all.
+        max_words_per_sentence: Most words read of a sentence, which is the whole document without
+            `hierarchical`; by default all.
         min_count: How often a word must occur in the training texts to be known; once is enough for
             a word that has a pretrained vector, other than of `"word2vec"`.
         validation_fraction: Share of the training texts, drawn from every class in proportion, that
@@ -130,6 +134,7 @@ class HANClassifier(ClassifierMixin, BaseEstimator):  # type: ignore[misc]  # th
         schedule: Literal["one_cycle", "constant"] = "one_cycle",
         language: str = "en",
         lowercase: bool = True,
+        hierarchical: bool = True,
         max_sentences: int | None = None,
         max_words_per_sentence: int | None = None,
         min_count: int = 2,
@@ -166,6 +171,7 @@ class HANClassifier(ClassifierMixin, BaseEstimator):  # type: ignore[misc]  # th
         self.schedule = schedule
         self.language = language
         self.lowercase = lowercase
+        self.hierarchical = hierarchical
         self.max_sentences = max_sentences
         self.max_words_per_sentence = max_words_per_sentence
         self.min_count = min_count

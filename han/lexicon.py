@@ -119,6 +119,15 @@ class Words(NamedTuple):
     word_spans: Spans
     ids: Integers
 
+    def joined(self) -> Words:
+        """Make one sentence of them all, if there are any."""
+        if not len(self.ids):
+            return self
+        span = np.array([[self.word_spans[0, 0], self.word_spans[-1, 1]]], np.int32)
+        return self._replace(
+            sentence_spans=span, words_per_sentence=np.array([len(self.ids)], np.int32)
+        )
+
 
 class Lexicon:
     """Words that have an id, and what finds them in sentences.

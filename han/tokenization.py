@@ -70,12 +70,16 @@ class Tokenizer:
     Args:
         language: ISO 639 code of the texts' language, for the rules by which sentences end.
         lowercase: Whether words that differ in upper and lower case only are the same word.
+        hierarchical: Whether words are in sentences; otherwise the same words are all in one, from
+            the text's first word to its last.
         max_sentences: Most sentences read of a text; all by default.
-        max_words_per_sentence: Most words read of a sentence; all by default.
+        max_words_per_sentence: Most words read of a sentence, which is the whole text where that
+            is not `hierarchical`; all by default.
     """
 
     language: str = "en"
     lowercase: bool = True
+    hierarchical: bool = True
     max_sentences: int | None = None
     max_words_per_sentence: int | None = None
 
@@ -83,7 +87,8 @@ class Tokenizer:
         """Check the arguments.
 
         Raises:
-            ValueError: The language is unknown or a limit is below 1.
+            ValueError: The language is unknown, a limit is below 1, or sentences are limited where
+                there is only one.
         """
         if self.rules not in _LANGUAGES.split():
             raise ValueError(
@@ -94,6 +99,11 @@ class Tokenizer:
             limit = getattr(self, name)
             if limit is not None and limit < 1:
                 raise ValueError(f"`{name}` must be at least 1, or None for no limit, got {limit}.")
+        if self.max_sentences is not None and not self.hierarchical:
+            raise ValueError(
+                f"`max_sentences` {self.max_sentences} has no meaning where `hierarchical` is "
+                "false and a document is one sentence; give `max_words_per_sentence` instead."
+            )
 
     def options(self) -> dict[str, Any]:
         """Return the constructor's arguments, values that JSON can hold."""
@@ -101,7 +111,8 @@ class Tokenizer:
 
     def split_sentences(self, text: str) -> list[tuple[int, int]]:
         """Return the spans of the text's sentences, without the white space around them."""
-        return self._cut(text).sentence_spans()
+        spans = self._cut(text).sentence_spans()
+        return spans if self.hierarchical or not spans else [(spans[0][0], spans[-1][1])]
 
     def _cut(self, text: str) -> Pieces:
         text = _encodable(text)
@@ -140,7 +151,8 @@ class Tokenizer:
             if self.max_sentences is not None:
                 cut = [pieces.limited(self.max_sentences) for pieces in cut]
             for pieces, words in zip(cut, lexicon.find(cut), strict=True):
-                yield self._limited(words, pieces.left_out)
+                read = words if self.hierarchical else words.joined()
+                yield self._limited(read, pieces.left_out)
 
     def _limited(
         self, words: Words, left_out: tuple[tuple[int, int], ...]

@@ -66,8 +66,18 @@ class TestSave:
         names = {path.name for path in save_model(tmp_path / "m").iterdir()}
         assert names == {"config.json", "model.safetensors", "tokenizer.json", "README.md"}
 
-    def test_model_loaded_again_predicts_the_same(self, tmp_path: Path) -> None:
-        bundle = make_bundle(tokenizer=Tokenizer("de", lowercase=False, max_sentences=3))
+    @pytest.mark.parametrize(
+        "tokenizer",
+        [
+            Tokenizer("de", lowercase=False, max_sentences=3),
+            Tokenizer(hierarchical=False, max_words_per_sentence=9),
+        ],
+        ids=["hierarchical", "flat"],
+    )
+    def test_model_loaded_again_predicts_the_same(
+        self, tmp_path: Path, tokenizer: Tokenizer
+    ) -> None:
+        bundle = make_bundle(tokenizer=tokenizer)
         bundle.save(tmp_path / "m")
         loaded = Bundle.load(tmp_path / "m")
         assert loaded.labels == bundle.labels
@@ -132,6 +142,14 @@ class TestCard:
         assert "| `bad` | 0.250 | 0.500 | 0.333 | 2 |" in card
         assert "Accuracy 0.5000" in card
 
+    def test_card_tells_that_a_document_is_one_sentence(self, tmp_path: Path) -> None:
+        for hierarchical in (True, False):
+            make_bundle(tokenizer=Tokenizer(hierarchical=hierarchical)).save(tmp_path / "m")
+            card = (tmp_path / "m" / "README.md").read_text()
+            table = card[card.index("| words known") : card.index("\n## ")].splitlines()
+            assert [line for line in table if line.count("|") != 3] == []
+            assert ("| sentences a document | one, all its words |" in table) != hierarchical
+
     def test_hostile_labels_stay_in_their_code_spans(self, tmp_path: Path) -> None:
         row = {"precision": 0.5, "recall": 0.5, "f1": 0.5, "documents": 1}
         make_bundle(HOSTILE, metrics=FIGURES | {"per_class": dict.fromkeys(HOSTILE, row)}).save(
@@ -172,6 +190,7 @@ CHANGES: dict[str, Callable[[Config], object]] = {
     "a size of 0": lambda config: config["network"].update(hidden_size=0),
     "more than fits in memory": lambda config: config["network"].update(vocabulary_size=10**15),
     "more than fits in a number": lambda config: config["network"].update(vocabulary_size=10**30),
+    "a number for yes or no": lambda config: config["tokenizer"].update(hierarchical=0),
     "a fraction for a limit": lambda config: config["tokenizer"].update(max_sentences=2.5),
     "an unknown language": lambda config: config["tokenizer"].update(language="tlh"),
     "no tokenizer": lambda config: config.update(tokenizer=None),
@@ -193,7 +212,10 @@ class TestLoad:
     def test_model_of_before_an_option_is_read_with_its_default(self, tmp_path: Path) -> None:
         directory = save_model(tmp_path / "m")
         change_config(directory, lambda config: config["network"].pop("uniform_attention"))
-        assert Bundle.load(directory).network.options["uniform_attention"] is False
+        change_config(directory, lambda config: config["tokenizer"].pop("hierarchical"))
+        bundle = Bundle.load(directory)
+        assert bundle.network.options["uniform_attention"] is False
+        assert bundle.vocabulary.tokenizer == Tokenizer()
 
     @pytest.mark.parametrize("change", CHANGES.values(), ids=CHANGES.keys())
     def test_wrong_config_is_one_clear_error(

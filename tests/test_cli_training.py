@@ -277,6 +277,26 @@ class TestFit:
         with pytest.raises(AssertionError):
             assert_same_weights(folder / "runs/reviews/1", folder / "runs/reviews/2")
 
+    def test_without_hierarchy_documents_are_one_sentence_for_all_commands(
+        self, folder: Path, capsys: pytest.CaptureFixture[str]
+    ) -> None:
+        options = ("--data.hierarchical=false", "--run_dir=run")
+        assert fit(*options, "--data.max_sentences=2") == 1
+        [line] = capsys.readouterr().err.splitlines()[-1:]
+        assert "max_sentences` 2 has no meaning where" in line
+        assert fit(*options) == 0
+        assert run_han("test", "--ckpt_path=run", "--data.test=reviews.csv", "--run_dir=test") == 0
+        capsys.readouterr()
+        assert run_han("explain", "run", "The soup.<br>We were here!", "--output=o.jsonl") == 0
+        [sentence] = json.loads(Path("o.jsonl").read_text(encoding="utf-8"))["sentences"]
+        assert (sentence["start"], sentence["end"], len(sentence["words"])) == (0, 26, 7)
+        assert run_han("classify", "run", "reviews.csv", "--split=test") == 0
+        found = map(json.loads, capsys.readouterr().out.splitlines())
+        figures = json.loads(Path("run/test_metrics.json").read_text(encoding="utf-8"))
+        truth = [row[2] for row in rows() if row[3] == "test"]
+        right = sum(one["label"] == label for one, label in zip(found, truth, strict=True))
+        assert right / 8 == figures["accuracy"]
+
     def test_a_printed_config_is_the_same_when_read_back(
         self, folder: Path, capsys: pytest.CaptureFixture[str]
     ) -> None:

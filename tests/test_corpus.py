@@ -432,6 +432,7 @@ class TestStore:
             {"seed": 5},
             {"validation_share": 0.2},
             {"max_sentences": 1},
+            {"hierarchical": False},
             {"test": source},
             {"keep_columns": ["id"]},
             {"labels": ["b", "a"]},
@@ -443,6 +444,25 @@ class TestStore:
         renamed = source.rename(tmp_path / "other.jsonl")
         directories.add(prepare(train=renamed, cache_dir=cache).directory)
         assert len(directories) == len(changes) + 3
+
+    def test_without_hierarchy_a_document_is_one_sentence_of_the_same_words(
+        self, tmp_path: Path, cache: Path
+    ) -> None:
+        texts = ["One two. Three<br>four!", "", "Five.\n\nSix. Seven? One."]
+        rows = [{"text": text, "label": label} for text, label in zip(texts, "aba", strict=True)]
+        source = write_rows(tmp_path / "texts.jsonl", rows)
+        options: dict[str, Any] = {"cache_dir": cache, "validation_share": 0, "min_count": 1}
+        whole = prepare(train=source, **options)
+        flat = prepare(train=source, hierarchical=False, **options)
+        assert flat.vocabulary.words == whole.vocabulary.words
+        words, expected = (
+            corpus.splits["train"].gather([0, 1, 2])[0].tolist() for corpus in (flat, whole)
+        )
+        assert words == expected
+        _, sizes, sentences, _ = flat.splits["train"].gather([0, 1, 2])
+        assert sizes.tolist() == [6, 8]
+        assert sentences.tolist() == [1, 0, 1]
+        assert flat.summary["train"] == {**whole.summary["train"], "sentences": 2}
 
     def test_rare_words_with_a_vector_are_known(self, tmp_path: Path, cache: Path) -> None:
         texts = ["often often Once", "often twice twice strange"]

@@ -236,11 +236,44 @@ class TestStateDict:
         with pytest.raises(ValueError, match="another vocabulary or other labels"):
             make_data(reviews).load_state_dict(other.state_dict())
 
+    def test_another_reading_is_refused(self, reviews: Path) -> None:
+        other = make_data(reviews, hierarchical=False)
+        assert other.vocabulary.words == make_data(reviews).vocabulary.words
+        with pytest.raises(ValueError, match="another reading of texts"):
+            make_data(reviews).load_state_dict(other.state_dict())
+
+    def test_one_of_before_an_option_has_its_default(self, reviews: Path) -> None:
+        state = make_data(reviews).state_dict()
+        del state["tokenizer"]["hierarchical"]
+        make_data(reviews).load_state_dict(state)
+        with pytest.raises(ValueError, match="another reading of texts"):
+            make_data(reviews, hierarchical=False).load_state_dict(state)
+
     def test_its_own_is_accepted(self, reviews: Path) -> None:
         make_data(reviews).load_state_dict(make_data(reviews).state_dict())
 
 
 class TestReadCheckpoint:
+    @pytest.mark.parametrize("hierarchical", [True, False])
+    def test_it_reads_as_it_was_trained(
+        self, reviews: Path, tmp_path: Path, hierarchical: bool
+    ) -> None:
+        path = tmp_path / "a.ckpt"
+        save_checkpoint(make_data(reviews, hierarchical=hierarchical), path)
+        again = make_data(reviews, vocabulary_from=str(path))  # whose own options do not count
+        (batch,) = list(again.test_dataloader())
+        assert batch.sentences_per_document.tolist() == [2 if hierarchical else 1] * 8
+
+    def test_a_checkpoint_of_before_an_option_has_its_default(
+        self, reviews: Path, tmp_path: Path
+    ) -> None:
+        path = tmp_path / "a.ckpt"
+        save_checkpoint(make_data(reviews), path)
+        checkpoint = torch.load(path, weights_only=True)
+        del checkpoint["HANDataModule"]["tokenizer"]["hierarchical"]
+        torch.save(checkpoint, path)
+        assert read_checkpoint(path).vocabulary.tokenizer == make_data(reviews).vocabulary.tokenizer
+
     def test_a_file_that_is_none_is_refused(self, reviews: Path) -> None:
         with pytest.raises(ValueError, match=r"reviews\.csv is not a checkpoint that `han fit`"):
             read_checkpoint(reviews)

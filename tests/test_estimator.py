@@ -195,6 +195,15 @@ class TestOptions:
         assert model.predictor_.bundle.network.options["hidden_size"] == 3
         assert model.predictor_.bundle.vocabulary.tokenizer.options()["max_sentences"] == 1
 
+    def test_without_hierarchy_a_text_is_one_sentence(self) -> None:
+        model = tiny(hierarchical=False).fit(TEXTS, LABELS)
+        explanation = model.explain("One. Two!<br>Three?", ["occlusion"])
+        [sentence] = explanation.sentences
+        assert (sentence.start, sentence.end, sentence.weight) == (0, 19, 1.0)
+        assert len(sentence.words) == 6
+        with pytest.raises(ValueError, match="`max_sentences` 2 has no meaning"):
+            tiny(hierarchical=False, max_sentences=2).fit(TEXTS, LABELS)
+
 
 class TestSameAsTheCommandLine:
     NETWORK = (

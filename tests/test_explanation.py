@@ -3,6 +3,7 @@ from __future__ import annotations
 import dataclasses
 import json
 import pickle
+import re
 from collections.abc import Sequence
 from typing import Any
 
@@ -56,6 +57,22 @@ def make_empty(text: str = " \n", **changes: object) -> Explanation:
         "unknown": [],
     }
     return make_explanation(**nothing | changes)
+
+
+def make_flat() -> Explanation:
+    """One sentence of three paragraphs, of which the last word was cut; not all text is words."""
+    text = "One. Two\n three<br />\n<BR> \n\nFour (<b>five<br/>[x] ) six"
+    words = [match.span() for match in re.finditer(r"One|\.|Two|three|Four|five|x(?=])", text)]
+    return make_explanation(
+        text=text,
+        word_spans=words,
+        sentence_spans=[[0, len(text)]],
+        words_per_sentence=[7],
+        word_attention=[0.3, 0, 0.1, 0.1, 0.2, 0.1, 0.2],
+        sentence_attention=[1.0],
+        unknown=[False] * 7,
+        cut=[(len(text) - 3, len(text))],
+    )
 
 
 def make_scored(**changes: object) -> Explanation:

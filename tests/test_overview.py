@@ -335,6 +335,10 @@ class TestExamples:
         assert example == Example("reviews.csv:2", "It was n't ", "GREAT", " at all.")
         assert self.example("was(n't)x", "n't") == Example("reviews.csv:2", "was(", "n't", ")x")
 
+    def test_context_leaves_line_breaks_of_html_out(self) -> None:
+        example = self.example("It was. <br /><BR>\n GREAT<br>at all.", "GREAT")
+        assert example == Example("reviews.csv:2", "It was. ", "GREAT", " at all.")
+
     def test_control_characters_are_left_to_the_renderers(self) -> None:
         assert self.example("a\x00b \x1b[31m <b> end", "<b>").before == "a\x00b \x1b[31m "
 

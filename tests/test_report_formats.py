@@ -39,7 +39,13 @@ from han.report.layout import (
     figure,
     short,
 )
-from tests.test_explanation import explanations, make_empty, make_explanation, make_scored
+from tests.test_explanation import (
+    explanations,
+    make_empty,
+    make_explanation,
+    make_flat,
+    make_scored,
+)
 from tests.test_report import PAYLOADS, Structure, hostile
 
 
@@ -372,6 +378,12 @@ class TestRenderMarkdown:
             "- +.40 ██████ Loved it!\n"
         )
 
+    def test_each_paragraph_of_a_sentence_is_an_item(self) -> None:
+        *_, first, second, third = make_flat().to_markdown().splitlines()
+        assert first == "- 100 % ██████ \\[**One**\\|.30\\]. Two three"
+        assert second == "- ¶ \\[**Four**\\|.20\\] (\\<b\\>five"
+        assert third == "- ¶ \\[\\[**x**\\|.20\\]\\] ) *\\[3 characters not read\\]*"
+
     def test_a_title_stands_above_all_documents(self) -> None:
         parts = render_markdown([make_explanation(id="a"), make_explanation(id="b")], title="*T*")
         headings = [text for kind, text, _ in markdown_lines("".join(parts)) if kind == "heading"]
@@ -460,6 +472,7 @@ class TestRenderMarkdown:
                 " ".join(
                     [
                         *([figure(method, block.score)] if block.sentence else []),
+                        *(["¶"] if not (block.sentence or block.pieces[0].cut) else []),
                         *(["█" * bar] if (bar := round(6 * abs(block.height))) else []),
                         "".join(
                             f"[{len(piece.text):,} characters not read]"

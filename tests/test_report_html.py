@@ -33,7 +33,7 @@ from han.overview import summarize
 from han.report import render_html
 from han.report.html import DOCUMENT_ASSETS, encode_document, load_assets
 from han.report.layout import CONTROLS
-from tests.test_explanation import explanations, make_empty, make_explanation
+from tests.test_explanation import explanations, make_empty, make_explanation, make_flat
 from tests.test_report import PAYLOADS, Structure, hostile
 
 METHOD_PAYLOADS = PAYLOADS[::10]
@@ -510,6 +510,21 @@ class TestInBrowser:
         assert "".join("".join(after.texts).split()) == "".join("".join(before.texts).split())
         assert 'class="block paragraph"' in static[1]
         assert live[1].count("paragraph") == static[1].count("paragraph") == 1
+
+    def test_a_sentence_of_several_paragraphs_keeps_its_words_together(
+        self, tmp_path: Path
+    ) -> None:
+        drawn = self.document(render_html([make_flat()]), tmp_path)
+        live = re.search(r'<div class="text">(.*?)</article>', drawn, re.DOTALL)
+        assert live is not None
+        assert live[1].count('class="block') == 1
+        assert live[1].count("<rect") == 1
+        paragraphs = re.findall(r'<p dir="auto">(.*?)</p>', live[1], re.DOTALL)
+        assert ["".join(Structure(one).texts) for one in paragraphs] == [
+            "One. Two\n three",
+            "Four (<b>five",
+            "[x] ) six",
+        ]
 
     def test_only_the_rows_in_view_are_in_the_page(self, tmp_path: Path) -> None:
         page = render_html([make_explanation(id=f"doc {i}") for i in range(2000)])

@@ -7,8 +7,9 @@ import json
 import re
 import subprocess
 import sys
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from importlib import resources
+from typing import Any
 from unittest import mock
 
 import numpy as np
@@ -87,7 +88,9 @@ texts = st.lists(
     max_size=40,
 ).map("".join)
 languages = st.sampled_from(["en", "de", "ko", "zh", "ar", "ja", "hi", "es", "my"])
-tokenizers = st.builds(Tokenizer, language=languages, lowercase=st.booleans())
+tokenizers = st.builds(
+    Tokenizer, language=languages, lowercase=st.booleans(), hierarchical=st.booleans()
+)
 
 
 def slices(text: str, spans: np.ndarray) -> list[str]:
@@ -131,9 +134,11 @@ def assert_spans_are_sound(text: str, tokenized: TokenizedText) -> None:
 
 class TestTokenizer:
     def test_options_make_an_equal_tokenizer(self) -> None:
-        tokenizer = Tokenizer("de", lowercase=False, max_sentences=3, max_words_per_sentence=7)
+        limited = Tokenizer("de", lowercase=False, max_sentences=3, max_words_per_sentence=7)
+        flat = Tokenizer("de", hierarchical=False, max_words_per_sentence=7)
 
-        assert Tokenizer(**tokenizer.options()) == tokenizer
+        for tokenizer in (limited, flat):
+            assert Tokenizer(**tokenizer.options()) == tokenizer
 
     @pytest.mark.parametrize("language", ["", "english", "Korean", "xx", "e n", "12"])
     def test_unknown_language_is_an_error_that_names_codes(self, language: str) -> None:
@@ -151,6 +156,10 @@ class TestTokenizer:
     def test_limit_below_one_is_an_error(self, name: str, limit: int) -> None:
         with pytest.raises(ValueError, match=f"`{name}` must be at least 1"):
             Tokenizer("en", True, **{name: limit})
+
+    def test_sentences_cannot_be_limited_where_there_is_one(self) -> None:
+        with pytest.raises(ValueError, match=r"`max_sentences` 5 .* `hierarchical` is false"):
+            Tokenizer(hierarchical=False, max_sentences=5)
 
 
 class TestSplitSentences:
@@ -238,6 +247,21 @@ class TestSplitSentences:
         assert sentences(text) == sentences(paragraph) * 3000
         assert_spans_are_sound(text, Tokenizer().tokenize(text))
 
+    @pytest.mark.parametrize(
+        ("text", "expected"),
+        [
+            (" One. Two<br />three!\n\nFour \n", ["One. Two<br />three!\n\nFour"]),
+            ("<br>One<br>", ["One"]),
+            (" <br> ", []),
+            ("", []),
+        ],
+    )
+    def test_without_hierarchy_there_is_one(self, text: str, expected: list[str]) -> None:
+        flat = Tokenizer(hierarchical=False)
+
+        assert [text[start:end] for start, end in flat.split_sentences(text)] == expected
+        assert slices(text, flat.tokenize(text).sentence_spans) == expected
+
     def test_long_sentence_without_punctuation_stays_whole(self) -> None:
         text = " ".join(f"word{number}" for number in range(2000))
 
@@ -294,6 +318,31 @@ class TestTokenize:
 
         assert slices(text, tokenized.word_spans) == ["One", "two", "Four", "."]
         assert [text[start:end] for start, end in tokenized.cut] == ["three.", "Five six. Seven."]
+
+    @given(text=texts, language=languages, limit=st.none() | st.integers(1, 8))
+    @settings(max_examples=200, deadline=None)
+    def test_without_hierarchy_words_are_the_same_in_one_sentence(
+        self, text: str, language: str, limit: int | None
+    ) -> None:
+        whole = Tokenizer(language).tokenize(text)
+        flat = Tokenizer(language, hierarchical=False, max_words_per_sentence=limit).tokenize(text)
+
+        assert flat.word_spans.tolist() == whole.word_spans[:limit].tolist()
+        assert flat.words_per_sentence.tolist() == [len(flat.word_spans)][: len(whole.word_spans)]
+        ends = whole.sentence_spans[:1, 0].tolist() + whole.sentence_spans[-1:, 1].tolist()
+        assert flat.sentence_spans.reshape(-1).tolist() == ends
+        beyond = whole.word_spans[len(flat.word_spans) :]
+        assert flat.cut == (((beyond[0, 0], beyond[-1, 1]),) if len(beyond) else ())
+
+    def test_without_hierarchy_the_limit_of_words_is_that_of_the_text(self) -> None:
+        text = "One two. Three<br />four.\n\nFive."
+
+        tokenized = Tokenizer(hierarchical=False, max_words_per_sentence=5).tokenize(text)
+
+        assert slices(text, tokenized.sentence_spans) == [text]
+        assert slices(text, tokenized.word_spans) == ["One", "two", ".", "Three", "four"]
+        assert tokenized.words_per_sentence.tolist() == [5]
+        assert [text[start:end] for start, end in tokenized.cut] == [".\n\nFive."]
 
     def test_english_words(self) -> None:
         text = "Mrs. Jones can't pay $3,000.50 at 10:30, e.g. in the U.S. -- it’s well-known..."
@@ -426,12 +475,13 @@ def assert_all_builds_agree_with_the_library(
 @pytest.mark.skipif(not BUILDS, reason="not compiled")
 class TestEncode:
     limits = st.none() | st.integers(1, 4)
-    limited = st.builds(
-        Tokenizer,
-        language=languages,
-        lowercase=st.booleans(),
-        max_sentences=limits,
-        max_words_per_sentence=limits,
+    options: Mapping[str, Any] = {
+        "language": languages,
+        "lowercase": st.booleans(),
+        "max_words_per_sentence": limits,
+    }
+    limited = st.builds(Tokenizer, max_sentences=limits, **options) | st.builds(
+        Tokenizer, hierarchical=st.just(False), **options
     )
 
     @given(texts=st.lists(texts, max_size=4), tokenizer=limited)

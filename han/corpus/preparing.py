@@ -38,6 +38,7 @@ def prepare_corpus(
     on_bad_row: Literal["error", "skip"] = "error",
     language: str = "en",
     lowercase: bool = True,
+    hierarchical: bool = True,
     max_sentences: int | None = None,
     max_words_per_sentence: int | None = None,
     min_count: int = 2,
@@ -73,8 +74,9 @@ def prepare_corpus(
         keep_columns: Columns to keep for the user's records.
         encoding: Of text files.
         on_bad_row: Whether a row that cannot be read is an error or skipped and counted.
-        language: See `Tokenizer`, as for the next three. Not used where `vocabulary` is given.
+        language: See `Tokenizer`, as for the next four. Not used where `vocabulary` is given.
         lowercase: Whether upper and lower case are one.
+        hierarchical: Whether a document is read as sentences, or as one.
         max_sentences: Most sentences read of a document.
         max_words_per_sentence: Most words read of a sentence.
         min_count: How often a word occurs in the training documents to be known.
@@ -107,7 +109,7 @@ def prepare_corpus(
         raise ValueError(f"`seed` must not be negative, got {seed}.")
 
     tokenizer = (
-        Tokenizer(language, lowercase, max_sentences, max_words_per_sentence)
+        Tokenizer(language, lowercase, hierarchical, max_sentences, max_words_per_sentence)
         if vocabulary is None
         else vocabulary.tokenizer
     )

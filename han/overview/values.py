@@ -18,8 +18,8 @@ class Example:
 
     Args:
         id: The document's identifier.
-        before: The text before the word, in its sentence, cut to a few words; white space is one
-            space, and an ellipsis says that the sentence begins earlier.
+        before: The text before the word, in its sentence, cut to a few words; white space and
+            `<br>` are one space, and an ellipsis says that the sentence begins earlier.
         word: The word as its author wrote it.
         after: The text after it, in the same manner.
         position: How many documents came before this one; ids may repeat.

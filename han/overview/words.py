@@ -20,6 +20,7 @@ PRIOR_DOCUMENTS = 10
 LEAST_PART = 0.01
 """The weight of a word that is listed, at least, over that of the heaviest of its class."""
 
+_SPACE = re.compile(r"(?:\s|<br\s*/?>)+", re.IGNORECASE)  # what parts words, and is none
 _CONTEXT_WORDS, _CONTEXT_CHARACTERS = 8, 60  # shown on either side of an example
 _CONTEXT_KEPT = 90  # characters, among which there may be much white space
 _DECIMALS = 6  # of a mean lift; rounded weights that are even differ after these
@@ -279,18 +280,18 @@ def _places_of_largest(
 def _example(occurrence: _Occurrence) -> Example:
     """Return an occurrence for people to read."""
     _, id, _, text, start, end, begins_before, ends_after, position = occurrence
-    before = _opening(text[:start][::-1], begins_before)[::-1]
-    return Example(id, before, text[start:end], _opening(text[end:], ends_after), position)
+    before, after = _SPACE.sub(" ", text[:start]), _SPACE.sub(" ", text[end:])
+    before = _opening(before[::-1], begins_before)[::-1]
+    return Example(id, before, text[start:end], _opening(after, ends_after), position)
 
 
 def _opening(text: str, goes_on: bool) -> str:
-    """Return the first words of a text, with single spaces, and an ellipsis if there is more."""
-    spaced = re.sub(r"\s+", " ", text)
-    short = " ".join(spaced.split(" ")[:_CONTEXT_WORDS])
+    """Return the first words of a text of single spaces, and an ellipsis if there is more."""
+    short = " ".join(text.split(" ")[:_CONTEXT_WORDS])
     if len(short) > _CONTEXT_CHARACTERS:
         short = short[:_CONTEXT_CHARACTERS]
         short = short.rpartition(" ")[0] or short
-    return f"{short} …" if goes_on or len(short) < len(spaced) else short
+    return f"{short} …" if goes_on or len(short) < len(text) else short
 
 
 def seven_digits(number: float) -> float:

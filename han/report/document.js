@@ -143,6 +143,7 @@ function readings(doc, words, sentences) {
   return found;
 }
 
+const PARAGRAPH = /\n\s*\n|\r\s*\r|<br\s*\/?>|\u2029/i;
 const within = (spans, start, end) =>
   spans.map(([first, last]) => [Math.max(first, start), Math.min(last, end)]).filter(([first, last]) => first < last);
 
@@ -161,10 +162,13 @@ function drawDocument(doc, detail, classes) {
   if (!detail.words.length) text.append(element("p", "note", "This document has no words: the class comes from the classifier’s bias alone."));
   if (cuts.length) text.append(element("p", "note", "Hatched text was not read, because of a length limit."));
   let at = 0;
-  const block = (start, end, sentence, children) => {
-    const p = element("p", "", children), gutter = element("div", "gutter"), made = element("div", "block", gutter, p);
-    p.dir = "auto";
-    if (at && /\n\s*\n|\r\s*\r|<br|\u2029/i.test(slice(at, start))) made.classList.add("paragraph");
+  const block = (start, end, sentence, paragraphs) => {
+    const gutter = element("div", "gutter"), made = element("div", "block", gutter, element("div", "", paragraphs.map(children => {
+      const p = element("p", "", children);
+      p.dir = "auto";
+      return p;
+    })));
+    if (at && PARAGRAPH.test(slice(at, start))) made.classList.add("paragraph");
     if (sentence) {
       const figure = element("span"), rect = svgElement("rect", { width: "100%" });
       gutter.append(figure, svgElement("svg", { class: "bar", "aria-hidden": "true" }, rect));
@@ -173,20 +177,25 @@ function drawDocument(doc, detail, classes) {
     text.append(made);
     at = end;
   };
-  const cutBlocks = end => within(cuts, at, end).forEach(([first, last]) => block(first, last, null, [element("span", "cut", slice(first, last))]));
+  const cutBlocks = end => within(cuts, at, end).forEach(([first, last]) => block(first, last, null, [[element("span", "cut", slice(first, last))]]));
   for (const sentence of sentences) {
     cutBlocks(sentence.start);
     const marks = [...within(cuts, sentence.start, sentence.end).map(([start, end]) => ({ start, end })), ...sentence.words];
-    const children = [];
+    const paragraphs = [[]]; // of a sentence that is the whole document there may be several
+    const between = (start, end) => slice(start, end).split(PARAGRAPH).forEach((text, i, { length }) => {
+      if (i && paragraphs.at(-1).length) paragraphs.push([]);
+      if (length === 1 || text.trim()) paragraphs.at(-1).push(text);
+    });
     let from = sentence.start;
     for (const mark of marks.sort((a, b) => a.start - b.start)) {
       const span = element("span", "cut", slice(mark.start, mark.end));
-      children.push(slice(from, mark.start), span);
+      between(from, mark.start);
+      paragraphs.at(-1).push(span);
       if (mark.weight !== undefined) spans.push(span);
       from = mark.end;
     }
-    children.push(slice(from, sentence.end));
-    block(sentence.start, sentence.end, sentence, children);
+    between(from, sentence.end);
+    block(sentence.start, sentence.end, sentence, paragraphs);
   }
   cutBlocks(points.length);
   return { head, text, spans, blocks };

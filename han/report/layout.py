@@ -6,7 +6,7 @@ import math
 import re
 import unicodedata
 from collections.abc import Iterable, Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from han.explanation import Explanation, Sentence, Span, Word
 
@@ -32,7 +32,7 @@ FOR, AGAINST = "#c8660a", "#1f63b5"
 IMPORTANT = 4
 """The step, without its sign, from which a word is marked where there are no colours."""
 
-_PARAGRAPH = re.compile(r"\n\s*\n|\r\s*\r|<br|\u2029", re.IGNORECASE)
+_PARAGRAPH = re.compile(r"\n\s*\n|\r\s*\r|<br\s*/?>|\u2029", re.IGNORECASE)
 
 CONTROLS: dict[int, int | str] = {
     **{code: 0x2400 + code for code in range(32) if chr(code) not in "\t\n\r"},
@@ -73,11 +73,11 @@ class Piece:
 
 @dataclass(frozen=True, slots=True)
 class Block:
-    """A sentence, or a stretch between sentences that was cut.
+    """A sentence, a later paragraph of one, or a stretch between sentences that was cut.
 
     Args:
         pieces: The text, in order, without gaps.
-        sentence: The sentence; None for cut text.
+        sentence: The sentence that begins here; None for what goes on and for cut text.
         score: The sentence's figure by the method that is drawn; its weight for attention.
         height: That figure over the document's largest of any class, from -1 to 1.
         paragraph: Whether a paragraph begins here.
@@ -100,6 +100,8 @@ def arrange(
 ) -> list[Block]:
     """Return the document's sentences, and what was cut between them, in the text's order.
 
+    A sentence that has paragraphs, as one that is the whole document may, is a block for each.
+
     Args:
         explanation: What to arrange.
         method: The method whose figures colour the words, one of `explanation.methods`.
@@ -116,14 +118,15 @@ def arrange(
     blocks = []
     at = 0
     for start, end, sentence in _stretches(explanation):
-        if sentence is None:
-            pieces, score = [Piece(text[start:end], cut=True)], 0.0
-        else:
-            cuts = _within(explanation.truncated, start, end)
-            pieces, score = list(_pieces(text, sentence, drawn, cuts)), next(scores)
         paragraph = at > 0 and _PARAGRAPH.search(text, at, start) is not None
-        blocks.append(Block(tuple(pieces), sentence, score, score / top, paragraph))
         at = end
+        if sentence is None:
+            blocks.append(Block((Piece(text[start:end], cut=True),), None, 0.0, 0.0, paragraph))
+            continue
+        cuts, score = _within(explanation.truncated, start, end), next(scores)
+        first, *others = _paragraphs(_pieces(text, sentence, drawn, cuts))
+        blocks.append(Block(first, sentence, score, score / top, paragraph))
+        blocks += [Block(pieces, None, 0.0, 0.0, paragraph=True) for pieces in others]
     return blocks
 
 
@@ -276,3 +279,20 @@ def _pieces(
         at = end
     if at < sentence.end:
         yield Piece(text[at : sentence.end])
+
+
+def _paragraphs(pieces: Iterable[Piece]) -> list[tuple[Piece, ...]]:
+    """Part the pieces of a sentence where a paragraph begins between words; at least one part."""
+    paragraphs: list[list[Piece]] = [[]]
+    for piece in pieces:
+        between = piece.word is None and not piece.cut
+        texts = _PARAGRAPH.split(piece.text) if between else [piece.text]
+        if len(texts) == 1:
+            paragraphs[-1].append(piece)
+            continue
+        for i, text in enumerate(texts):
+            if i and paragraphs[-1]:
+                paragraphs.append([])
+            if text.strip():
+                paragraphs[-1].append(replace(piece, text=text))
+    return [tuple(paragraph) for paragraph in paragraphs if paragraph] or [()]

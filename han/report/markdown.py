@@ -18,6 +18,7 @@ from han.report.layout import (
 )
 
 _BAR = 6
+_CONTINUED = "\N{PILCROW SIGN}"  # what stands first could make a list, a heading, ...
 
 # What may begin markup anywhere in a line, in CommonMark, in GitHub's flavour or in the common
 # additions to them. A dollar sign begins a formula on GitHub even after a backslash.
@@ -41,9 +42,9 @@ def render_markdown(
 
     Each sentence stands beside its figure and a bar. The important words are written as
     `[**word**|.32]` with their share of the document's weight, or as `[**word**|+.32]` and, where
-    they speak against the class, `[*word*|-.05]`. Nothing in the text, the labels or the id becomes
-    markup, in CommonMark or in GitHub's flavour, and the words stay as the author wrote them;
-    control characters are shown as symbols.
+    they speak against the class, `[*word*|-.05]`; further paragraphs of a sentence begin with a
+    pilcrow. Nothing in the text, the labels or the id becomes markup, in CommonMark or in GitHub's
+    flavour, and the words stay as the author wrote them; control characters are shown as symbols.
 
     Args:
         explanations: What to write, in order.
@@ -78,7 +79,7 @@ def _lines(explanation: Explanation, level: str, method: str, label: str | None)
     for block in arrange(explanation, method, label):
         text = "".join(_runs(block.pieces, method)).strip(" ")
         if block.sentence is None:
-            yield f"- {text}"
+            yield f"- {text}" if block.pieces[0].cut else f"- {_CONTINUED} {text}"
         else:
             bar = "█" * round(_BAR * abs(block.height))
             yield f"- {_escape(figure(method, block.score))} {bar}".rstrip() + f" {text}"
