@@ -120,10 +120,22 @@ class Bundle:
         config = _read_config(directory)
         content = _read(directory, WEIGHTS)
         try:
+            weights = safetensors.torch.load(content)
+            if not all(weight.sum(dtype=torch.float64).isfinite() for weight in weights.values()):
+                raise ValueError("a weight is not a finite number.")
+        except (SafetensorError, ValueError, RuntimeError) as error:
+            raise _misfit(directory, error) from error
+        try:
             tokenizer = Tokenizer(**_arguments(config, "tokenizer", _parameters(Tokenizer)))
             types = {"members": int, **_parameters(HierarchicalAttentionNetwork)}
+            options = {"members": 1, **_arguments(config, "network", types)}
+            if (members := _count_members(weights)) != options["members"]:  # before it takes memory
+                raise ValueError(
+                    f"`network.members` is {options['members']!r:.40}, but {WEIGHTS} holds the "
+                    f"weights of {members}."
+                )
             with torch.random.fork_rng(devices=()):  # what it starts from is replaced below
-                network = Ensemble(**_arguments(config, "network", types))
+                network = Ensemble(**options)
             labels = _labels(config)
         except ValueError as error:
             raise ValueError(f"{directory / CONFIG}: {error} {_ADVICE}") from error
@@ -132,15 +144,9 @@ class Bundle:
                 f"{directory / CONFIG}: no network can have the sizes in `network`. {_ADVICE}"
             ) from error
         try:
-            weights = safetensors.torch.load(content)
-            if not all(weight.sum(dtype=torch.float64).isfinite() for weight in weights.values()):
-                raise ValueError("a weight is not a finite number.")
             network.load_state_dict(weights)
-        except (SafetensorError, ValueError, RuntimeError) as error:
-            reason = textwrap.shorten(str(error), 300, placeholder=" ...")  # torch lists them all
-            raise ValueError(
-                f"{directory / WEIGHTS} is damaged or does not fit {CONFIG}: {reason} {_ADVICE}"
-            ) from error
+        except RuntimeError as error:
+            raise _misfit(directory, error) from error
         try:
             vocabulary = Vocabulary.from_json(_read(directory, TOKENIZER).decode(), tokenizer)
         except ValueError as error:
@@ -185,6 +191,19 @@ def _read(directory: Path, name: str) -> bytes:
         raise FileNotFoundError(f"{directory / name} is missing. {_ADVICE}") from None
 
 
+def _misfit(directory: Path, error: Exception) -> ValueError:
+    reason = textwrap.shorten(str(error), 300, placeholder=" ...")  # torch lists them all
+    return ValueError(
+        f"{directory / WEIGHTS} is damaged or does not fit {CONFIG}: {reason} {_ADVICE}"
+    )
+
+
+def _count_members(weights: Mapping[str, torch.Tensor]) -> int:
+    """Return how many networks these are the weights of; before ensembles it was one."""
+    parts = [name.split(".") for name in weights]
+    return len({rest[0] for first, *rest in parts if first == "members" and rest}) or 1
+
+
 def _read_config(directory: Path) -> dict[str, Any]:
     path = directory / CONFIG
     try:
@@ -214,7 +233,7 @@ def _arguments(config: Mapping[str, Any], key: str, types: Mapping[str, Any]) ->
         raise ValueError(f"`{key}` must be an object of {', '.join(types)}.")
     for name, value in given.items():
         number = int | float if types[name] is float else types[name]
-        if not isinstance(value, number):
+        if not isinstance(value, number) or (isinstance(value, bool) and number is not bool):
             raise ValueError(f"`{key}.{name}` cannot be {value!r:.40}.")
     return given
 

@@ -16,8 +16,13 @@ OTHERS = ["the", "soup", "waiter", "was", "here", "and", "place", "very", "table
 COLUMNS = ("id", "text", "label", "split")
 Row = tuple[str, str, str, str]
 
-# No pretrained vectors, networks of a few hundred weights, two passes over the training documents.
-NETWORK = ("--data.vectors=none", "--data.embedding_size=8", "--model.hidden_size=4")
+# No pretrained vectors, two networks of a few hundred weights each, two passes.
+NETWORK = (
+    "--data.vectors=none",
+    "--data.embedding_size=8",
+    "--model.members=2",
+    "--model.hidden_size=4",
+)
 QUICK = (
     *NETWORK,
     "--model.attention_size=4",

@@ -1,7 +1,7 @@
 from __future__ import annotations
 
 import itertools
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 
 import numpy as np
 import pytest
@@ -21,7 +21,7 @@ from han.attribution import (
     uniform_output,
 )
 from han.batching import Batch
-from han.model import HierarchicalAttentionNetwork
+from han.model import Ensemble, HierarchicalAttentionNetwork
 
 VOCABULARY = 12
 DOCUMENTS = [
@@ -32,9 +32,10 @@ DOCUMENTS = [
 ]
 
 
-def make_network(num_classes: int = 3, seed: int = 0) -> HierarchicalAttentionNetwork:
-    torch.manual_seed(seed)
-    network = HierarchicalAttentionNetwork(VOCABULARY, num_classes, 7, 4, 5)
+def make_network(members: int = 2) -> Ensemble:
+    torch.manual_seed(0)
+    sizes = {"num_classes": 3, "embedding_size": 7, "hidden_size": 4, "attention_size": 5}
+    network = Ensemble(members, vocabulary_size=VOCABULARY, **sizes)
     for parameter in network.parameters():
         torch.nn.init.normal_(parameter, std=0.8)
     return network.eval()
@@ -45,22 +46,22 @@ def flat(document: Sequence[Sequence[int]]) -> tuple[np.ndarray, np.ndarray]:
     return np.array(words, np.int32), np.array([len(sentence) for sentence in document], np.int32)
 
 
-def probabilities(
-    network: HierarchicalAttentionNetwork, document: Sequence[Sequence[int]]
-) -> Tensor:
+def probabilities(network: Ensemble, document: Sequence[Sequence[int]]) -> Tensor:
     """Return what the network says of one document, empty sentences left out."""
     left = [sentence for sentence in document if sentence]
     with torch.no_grad():
         return network(Batch.from_lists([left])).logits.double().softmax(1)[0]
 
 
-class DocumentByHand(torch.nn.Module):
-    """One document in double precision with `torch.nn.GRU`, a function of attention or vectors."""
+class DocumentByHand:
+    """One document in double precision with `torch.nn.GRU`, as one network reads it.
+
+    Each method maps how much there is of something, 1 as it is, to logits (1, C).
+    """
 
     def __init__(
         self, network: HierarchicalAttentionNetwork, document: Sequence[Sequence[int]]
     ) -> None:
-        super().__init__()
         double = HierarchicalAttentionNetwork(**network.options)  # type: ignore[arg-type]
         double.load_state_dict(network.state_dict())
         self.network = double.double().eval()
@@ -84,33 +85,43 @@ class DocumentByHand(torch.nn.Module):
     def word_states(self) -> list[tuple[Tensor, Tensor]]:
         return [self.encode("word_encoder", part) for part in self.split(self.vectors)]
 
-    def logits_of_word_weights(self, weights: Tensor) -> Tensor:
-        """Map weights of the words (1, N) to logits (1, C)."""
-        states = [states for states, _ in self.word_states()]
-        pairs = zip(self.split(weights[0]), states, strict=True)
-        sentences = torch.stack([weight @ state for weight, state in pairs])
+    def of_word_weights(self, amounts: Tensor) -> Tensor:
+        """Multiply the words' weights by (1, N)."""
+        pairs = zip(self.split(amounts[0]), self.word_states(), strict=True)
+        sentences = torch.stack([(amount * weight) @ states for amount, (states, weight) in pairs])
         states, weight = self.encode("sentence_encoder", sentences)
         return self.network.classifier(weight @ states)[None]
 
-    def logits_of_sentence_weights(self, weights: Tensor) -> Tensor:
-        """Map weights of the sentences (1, S) to logits (1, C)."""
+    def of_sentence_weights(self, amounts: Tensor) -> Tensor:
+        """Multiply the sentences' weights by (1, S)."""
         sentences = torch.stack([weight @ states for states, weight in self.word_states()])
-        states, _ = self.encode("sentence_encoder", sentences)
-        return self.network.classifier(weights[0] @ states)[None]
+        states, weight = self.encode("sentence_encoder", sentences)
+        return self.network.classifier((amounts[0] * weight) @ states)[None]
 
-    def logits_of_vectors(self, vectors: Tensor) -> Tensor:
-        """Map word vectors (1, N, E) to logits (1, C)."""
-        pairs = [self.encode("word_encoder", part) for part in self.split(vectors[0])]
+    def of_vectors(self, amounts: Tensor) -> Tensor:
+        """Multiply the words' vectors by (1, N)."""
+        vectors = self.vectors * amounts[0][:, None]
+        pairs = [self.encode("word_encoder", part) for part in self.split(vectors)]
         sentences = torch.stack([weight @ states for states, weight in pairs])
         states, weight = self.encode("sentence_encoder", sentences)
         return self.network.classifier(weight @ states)[None]
 
-    def weights(self) -> tuple[Tensor, Tensor]:
-        """Return the weights of the words, (1, N), and of the sentences, (1, S)."""
-        pairs = self.word_states()
-        sentences = torch.stack([weight @ states for states, weight in pairs])
-        _, weight = self.encode("sentence_encoder", sentences)
-        return torch.cat([weight for _, weight in pairs]).detach()[None], weight.detach()[None]
+
+def gains(
+    network: Ensemble,
+    document: Sequence[Sequence[int]],
+    method: Callable[[DocumentByHand, Tensor], Tensor],
+    count: int,
+) -> Tensor:
+    """Return (count, C): what the mean logits gain as something grows alike in all members."""
+    members = [DocumentByHand(member, document) for member in network.members]
+
+    def logits(amounts: Tensor) -> Tensor:
+        return torch.stack([method(member, amounts) for member in members]).mean(0)
+
+    amounts = torch.ones(1, count, dtype=torch.float64, requires_grad=True)
+    oracle = InputXGradient(logits)
+    return torch.stack([oracle.attribute(amounts, target=c)[0].detach() for c in range(3)], 1)
 
 
 class TestAttentionGradient:
@@ -123,30 +134,36 @@ class TestAttentionGradient:
             assert not getattr(output, name).requires_grad
         assert torch.equal(output.empty, expected.empty)
 
-    def test_captum_finds_the_same_from_a_document_computed_by_hand(self) -> None:
-        network = make_network()
+    @pytest.mark.parametrize("members", [1, 3])
+    def test_captum_finds_the_same_from_a_document_computed_by_hand(self, members: int) -> None:
+        network = make_network(members)
         for document in filter(None, DOCUMENTS):
-            by_hand = DocumentByHand(network, document)
-            words, sentences = by_hand.weights()
             _, found = attention_gradient(network, Batch.from_lists([document]))
-            for label in range(3):
-                oracle = InputXGradient(by_hand.logits_of_word_weights)
-                expected = oracle.attribute(words.requires_grad_(), target=label)[0]
-                torch.testing.assert_close(
-                    found.words[:, label].double(), expected.detach(), atol=2e-6, rtol=1e-4
-                )
-                oracle = InputXGradient(by_hand.logits_of_sentence_weights)
-                expected = oracle.attribute(sentences.requires_grad_(), target=label)[0]
-                torch.testing.assert_close(
-                    found.sentences[:, label].double(), expected.detach(), atol=2e-6, rtol=1e-4
-                )
+            pairs = (
+                (found.words, DocumentByHand.of_word_weights),
+                (found.sentences, DocumentByHand.of_sentence_weights),
+            )
+            for ours, method in pairs:
+                expected = gains(network, document, method, len(ours))
+                torch.testing.assert_close(ours.double(), expected, atol=2e-6, rtol=1e-4)
+
+    def test_an_ensemble_has_the_mean_of_its_members(self) -> None:
+        network, batch = make_network(), Batch.from_lists(DOCUMENTS)
+        _, found = attention_gradient(network, batch)
+        alone = []
+        for member in network.members:
+            one = Ensemble(1, **member.options)
+            one.members[0].load_state_dict(member.state_dict())
+            alone.append(attention_gradient(one.eval(), batch)[1])
+        assert (alone[0].words - alone[1].words).abs().max() > 0.1
+        for ours, first, second in zip(found, *alone, strict=True):
+            torch.testing.assert_close(ours, (first + second) / 2)
 
     def test_sentences_add_up_to_the_logit_without_its_bias(self) -> None:
         network, batch = make_network(), Batch.from_lists(DOCUMENTS[:1])
         output, found = attention_gradient(network, batch)
-        torch.testing.assert_close(
-            found.sentences.sum(0), output.logits[0] - network.classifier.bias.detach()
-        )
+        bias = torch.stack([member.classifier.bias for member in network.members]).mean(0)
+        torch.testing.assert_close(found.sentences.sum(0), output.logits[0] - bias.detach())
 
     def test_it_leaves_no_gradient_behind(self) -> None:
         network = make_network()
@@ -155,18 +172,13 @@ class TestAttentionGradient:
 
 
 class TestInputGradient:
-    def test_captum_finds_the_same_from_a_document_computed_by_hand(self) -> None:
-        network = make_network()
+    @pytest.mark.parametrize("members", [1, 3])
+    def test_captum_finds_the_same_from_a_document_computed_by_hand(self, members: int) -> None:
+        network = make_network(members)
         for document in filter(None, DOCUMENTS):
-            by_hand = DocumentByHand(network, document)
-            found = input_gradient(network, Batch.from_lists([document]))
-            vectors = by_hand.vectors[None].requires_grad_()
-            for label in range(3):
-                oracle = InputXGradient(by_hand.logits_of_vectors)
-                expected = oracle.attribute(vectors, target=label)[0].sum(1).detach()
-                torch.testing.assert_close(
-                    found.words[:, label].double(), expected, atol=1e-5, rtol=1e-4
-                )
+            found = input_gradient(network, Batch.from_lists([document])).words
+            expected = gains(network, document, DocumentByHand.of_vectors, len(found))
+            torch.testing.assert_close(found.double(), expected, atol=1e-5, rtol=1e-4)
 
     def test_sentences_are_the_sums_of_their_words(self) -> None:
         found = input_gradient(make_network(), Batch.from_lists(DOCUMENTS))
@@ -280,11 +292,17 @@ class TestUniformOutput:
         lengths = batch.words_per_sentence
         even = (1 / lengths).repeat_interleave(lengths)
         torch.testing.assert_close(output.word_attention, even)
-        by_hand = DocumentByHand(network, DOCUMENTS[0])
-        sentences = torch.stack([states.mean(0) for states, _ in by_hand.word_states()])
-        states, _ = by_hand.encode("sentence_encoder", sentences)
-        expected = by_hand.network.classifier(states.mean(0)).float()
-        torch.testing.assert_close(output.logits[0], expected.detach(), atol=1e-5, rtol=1e-4)
+        of_sentences = batch.sentences_per_document
+        even = (1 / of_sentences).repeat_interleave(of_sentences)
+        torch.testing.assert_close(output.sentence_attention, even)
+        of_members = []
+        for member in network.members:
+            by_hand = DocumentByHand(member, DOCUMENTS[0])
+            sentences = torch.stack([states.mean(0) for states, _ in by_hand.word_states()])
+            states, _ = by_hand.encode("sentence_encoder", sentences)
+            of_members.append(by_hand.network.classifier(states.mean(0)).float())
+        expected = torch.stack(of_members).mean(0).detach()
+        torch.testing.assert_close(output.logits[0], expected, atol=1e-5, rtol=1e-4)
 
     def test_it_leaves_the_network_as_it_was(self) -> None:
         network, batch = make_network(), Batch.from_lists(DOCUMENTS)

@@ -44,6 +44,21 @@ def change_config(directory: Path, change: Callable[[dict[str, Any]], object]) -
     (directory / "config.json").write_text(json.dumps(config))
 
 
+def make_earlier(directory: Path) -> Bundle:
+    """Write a model as it was before there were ensembles; return one with the same weights."""
+    bundle = make_bundle(members=1)
+    bundle.save(directory)
+    change_config(directory, lambda config: config.update(format="han.model/1"))
+    change_config(directory, lambda config: config["network"].pop("members"))
+    path = directory / "model.safetensors"
+    weights = safetensors.torch.load(path.read_bytes())
+    assert all(name.startswith("members.0.") for name in weights)
+    earlier = {name.removeprefix("members.0."): weight for name, weight in weights.items()}
+    assert {"embedding.weight", "classifier.bias"} < earlier.keys()
+    path.write_bytes(safetensors.torch.save(earlier))
+    return bundle
+
+
 class TestBundle:
     def test_labels_that_do_not_fit_are_refused(self) -> None:
         bundle = make_bundle()
@@ -85,6 +100,22 @@ class TestSave:
         assert loaded.vocabulary.tokenizer == bundle.vocabulary.tokenizer
         texts = [*TEXTS, "Unheard words. The soup!"]
         assert Predictor(loaded).classify(texts) == Predictor(bundle).classify(texts)
+
+    @pytest.mark.parametrize("members", [1, 2, 5])
+    def test_every_member_comes_back(self, tmp_path: Path, members: int) -> None:
+        network = make_bundle(members=members).network
+        make_bundle(members=members).save(tmp_path / "m")
+        loaded = Bundle.load(tmp_path / "m").network
+        assert loaded.options == network.options
+        assert loaded.options["members"] == len(loaded.members) == members
+        expected = network.state_dict()
+        assert loaded.state_dict().keys() == expected.keys()
+        for name, weight in loaded.state_dict().items():
+            assert torch.equal(weight, expected[name]), name
+        config = json.loads((tmp_path / "m" / "config.json").read_text())
+        assert config["format"] == "han.model/2"
+        card = (tmp_path / "m" / "README.md").read_text()
+        assert f"| networks, of which it is the mean | {members} |" in card
 
     def test_facts_come_back(self, tmp_path: Path) -> None:
         make_bundle(training={"lr": 0.1}).save(tmp_path / "m")
@@ -179,13 +210,23 @@ NOT_CONFIGS = [b"", b'{"format": ', b"[" * 100_000, b'{"labels": "caf\xe9"}', b"
 
 Config = dict[str, Any]
 CHANGES: dict[str, Callable[[Config], object]] = {
-    "another format": lambda config: config.update(format="han.model/2"),
+    "another format": lambda config: config.update(format="han.model/3"),
     "no format": lambda config: config.pop("format"),
     "no network": lambda config: config.pop("network"),
     "a class for the network": lambda config: config.update(network="os.system"),
     "a class in the network": lambda config: config["network"].update(class_path="os.system"),
     "a size missing": lambda config: config["network"].pop("hidden_size"),
     "text for a size": lambda config: config["network"].update(hidden_size="5"),
+    "no members": lambda config: config["network"].update(members=0),
+    "fewer than no members": lambda config: config["network"].update(members=-1),
+    "fewer members than have weights": lambda config: config["network"].update(members=1),
+    "more members than have weights": lambda config: config["network"].update(members=3),
+    "more members than fit in memory": lambda config: config["network"].update(members=10**9),
+    "more members than any number": lambda config: config["network"].update(members=10**4000),
+    "text for members": lambda config: config["network"].update(members="2"),
+    "a fraction for members": lambda config: config["network"].update(members=2.0),
+    "true for members": lambda config: config["network"].update(members=True),
+    "members missing": lambda config: config["network"].pop("members"),
     "true for a size": lambda config: config["network"].update(hidden_size=True),
     "a size of 0": lambda config: config["network"].update(hidden_size=0),
     "more than fits in memory": lambda config: config["network"].update(vocabulary_size=10**15),
@@ -217,6 +258,54 @@ class TestLoad:
         assert bundle.network.options["uniform_attention"] is False
         assert bundle.vocabulary.tokenizer == Tokenizer()
 
+    def test_model_of_before_ensembles_is_one_network(self, tmp_path: Path) -> None:
+        expected = make_earlier(tmp_path / "m")
+        loaded = Bundle.load(tmp_path / "m")
+        assert loaded.network.options == expected.network.options
+        texts = [*TEXTS, "Unheard words. The soup!", ""]
+        assert Predictor(loaded).classify(texts) == Predictor(expected).classify(texts)
+        loaded.save(tmp_path / "again")
+        expected.save(tmp_path / "expected")
+        for path in (tmp_path / "expected").iterdir():
+            assert (tmp_path / "again" / path.name).read_bytes() == path.read_bytes()
+
+    @pytest.mark.parametrize("members", [0, 2, 10**9])
+    def test_model_of_before_ensembles_cannot_have_several(
+        self, tmp_path: Path, members: int
+    ) -> None:
+        make_earlier(tmp_path / "m")
+        change_config(tmp_path / "m", lambda config: config["network"].update(members=members))
+        message = f"`network.members` is {members}, but model.safetensors holds the weights of 1"
+        with pytest.raises(ValueError, match=re.escape(message)):
+            Bundle.load(tmp_path / "m")
+
+    def test_members_without_weights_are_not_even_made(
+        self, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        directory = save_model(tmp_path / "m")
+        change_config(directory, lambda config: config["network"].update(members=3))
+        monkeypatch.setattr(han.bundle, "Ensemble", None)
+        with pytest.raises(
+            ValueError, match=r"is 3, but model\.safetensors holds the weights of 2"
+        ):
+            Bundle.load(directory)
+
+    def test_weights_that_miss_one_of_a_member_are_refused(self, tmp_path: Path) -> None:
+        path = save_model(tmp_path / "m") / "model.safetensors"
+        weights = safetensors.torch.load(path.read_bytes())
+        del weights["members.1.classifier.bias"]
+        path.write_bytes(safetensors.torch.save(weights))
+        with pytest.raises(ValueError, match=r"Missing key.*members\.1\.classifier\.bias"):
+            Bundle.load(tmp_path / "m")
+
+    @pytest.mark.parametrize("name", ["members", "members.", "members.2.bias", "membership", "."])
+    def test_weights_of_a_strange_name_are_refused(self, tmp_path: Path, name: str) -> None:
+        path = save_model(tmp_path / "m") / "model.safetensors"
+        weights = safetensors.torch.load(path.read_bytes())
+        path.write_bytes(safetensors.torch.save({**weights, name: torch.zeros(1)}))
+        with pytest.raises(ValueError, match=r"(does not fit|but model\.safetensors holds)"):
+            Bundle.load(tmp_path / "m")
+
     @pytest.mark.parametrize("change", CHANGES.values(), ids=CHANGES.keys())
     def test_wrong_config_is_one_clear_error(
         self, tmp_path: Path, change: Callable[[Config], object]
@@ -227,6 +316,7 @@ class TestLoad:
             Bundle.load(directory)
         assert type(caught.value) is ValueError
         assert len(str(caught.value)) < 600
+        assert "\n" not in str(caught.value)
 
     @pytest.mark.parametrize("labels", [["a", "b", "c"], ["a", "a"], []])
     def test_labels_that_do_not_fit_are_named_with_the_directory(
@@ -261,7 +351,7 @@ class TestLoad:
     def test_weights_that_are_not_finite_are_refused(self, tmp_path: Path) -> None:
         bundle = make_bundle()
         with torch.no_grad():
-            bundle.network.classifier.bias[0] = torch.nan
+            bundle.network.members[1].classifier.bias[0] = torch.nan
         bundle.save(tmp_path / "m")
         with pytest.raises(ValueError, match="not a finite number"):
             Bundle.load(tmp_path / "m")
@@ -331,7 +421,8 @@ class TestLoad:
         path = directory / "model.safetensors"
         halves = {name: w.half() for name, w in safetensors.torch.load(path.read_bytes()).items()}
         path.write_bytes(safetensors.torch.save(halves))
-        assert Bundle.load(directory).network.embedding.weight.dtype == torch.float32
+        types = {weight.dtype for weight in Bundle.load(directory).network.parameters()}
+        assert types == {torch.float32}
 
 
 class TestFindModel:

@@ -28,7 +28,8 @@ def records(path: Path) -> list[dict[str, object]]:
 def save_other_model(folder: Path) -> Path:
     """Write a model that finds the same words and weighs them otherwise."""
     bundle = make_bundle()
-    bundle.network.word_encoder.attention.context.data.neg_()
+    for member in bundle.network.members:
+        member.word_encoder.attention.context.data.neg_()
     bundle.save(folder)
     return folder
 

@@ -93,13 +93,15 @@ class TestPaper:
         both = effective(capsys, *configs(FOLDER / "yelp2013.yaml"))
         assert differences(both, paper) == {"name": "yelp2013", "data.train": "yelp-2013.jsonl"}
 
+    def test_it_is_one_network(self, capsys: pytest.CaptureFixture[str]) -> None:
+        assert effective(capsys, "--config", FOLDER / "paper.yaml")["model"]["members"] == 1
+
     def test_nothing_follows_from_the_number_of_documents(
         self, capsys: pytest.CaptureFixture[str]
     ) -> None:
         paper = effective(capsys, "--config", FOLDER / "paper.yaml")
         said = {**paper["model"], **paper["data"], "epochs": paper["trainer"]["max_epochs"]}
         assert None not in [said[name] for name in Recipe._fields]
-        assert said["consistency"] == 0
 
     def test_word_vectors_are_learned_from_the_documents(self, folder: Path) -> None:
         write_reviews(folder / "reviews.csv", 60)

@@ -39,10 +39,10 @@ def make_data(train: Path | None, **options: Any) -> HANDataModule:  # noqa: ANN
 
 
 def make_network(data: HANDataModule) -> HANModule:
-    """Return a tiny network that fits the data."""
+    """Return two tiny networks that fit the data."""
     torch.manual_seed(0)
     sizes = (data.vocabulary_size, data.num_classes, data.embedding_size)
-    return HANModule(*sizes, hidden_size=3, attention_size=4)
+    return HANModule(*sizes, members=2, hidden_size=3, attention_size=4)
 
 
 def make_trainer(*callbacks: pl.Callback, epochs: int = 2) -> pl.Trainer:
@@ -118,10 +118,12 @@ class TestVectors:
     def test_they_arrive_in_the_network(self, reviews: Path, vectors: Path) -> None:
         data = make_data(reviews, vectors=str(vectors))
         module = make_network(data)
-        module.network.embedding.weight.requires_grad_(False)
+        for embedding in module.network.embeddings:
+            embedding.weight.requires_grad_(False)
         make_trainer(epochs=1).fit(module, datamodule=data)
         soup = data.vocabulary.words.index("soup")
-        assert module.network.embedding.weight[soup].tolist() == [1, 0, 0, 0, 0, 0]
+        for embedding in module.network.embeddings:
+            assert embedding.weight[soup].tolist() == [1, 0, 0, 0, 0, 0]
 
     def test_another_size_is_refused(self, reviews: Path, vectors: Path) -> None:
         data = make_data(reviews, vectors=str(vectors), embedding_size=5)

@@ -50,6 +50,7 @@ LABELS = [label for _, _, label, _ in REVIEWS]
 TINY: dict[str, Any] = {
     "vectors": "none",
     "embedding_size": 8,
+    "members": 1,
     "hidden_size": 4,
     "attention_size": 4,
     "max_epochs": 2,
@@ -57,6 +58,7 @@ TINY: dict[str, Any] = {
 }
 LEARNING: dict[str, Any] = {  # enough for these documents
     **TINY,
+    "members": 2,
     "max_epochs": 6,
     "batch_size": 4,
     "learning_rate": 0.05,
@@ -209,6 +211,7 @@ class TestSameAsTheCommandLine:
     NETWORK = (
         "--data.vectors=none",
         "--data.embedding_size=8",
+        "--model.members=2",
         "--model.hidden_size=4",
         "--model.attention_size=4",
         "--trainer.max_epochs=3",
@@ -231,7 +234,7 @@ class TestSameAsTheCommandLine:
         table = list(zip(TEXTS, labels, strict=True))
         path = write_rows(folder / "reviews.csv", table, ["text", "label"])
         theirs = self.files(folder, f"--data.train={path}", "--seed_everything=7")
-        model = tiny(max_epochs=3, accelerator="cpu", random_state=7).fit(TEXTS, labels)
+        model = tiny(members=2, max_epochs=3, accelerator="cpu", random_state=7).fit(TEXTS, labels)
         assert self.ours(folder, model) == theirs
         assert json.loads(theirs["config.json"])["labels"] == ["class 1", "class 2", "class 10"]
         assert model.classes_.tolist() == ["class 1", "class 10", "class 2"]
@@ -246,7 +249,7 @@ class TestSameAsTheCommandLine:
         path = write_rows(folder / "train.csv", table[:30], ["text", "label"])
         held_out = write_rows(folder / "held_out.csv", table[30:], ["text", "label"])
         theirs = self.files(folder, f"--data.train={path}", f"--data.validation={held_out}")
-        model = tiny(max_epochs=3, accelerator="cpu").fit(
+        model = tiny(members=2, max_epochs=3, accelerator="cpu").fit(
             TEXTS[:30], labels[:30], X_val=TEXTS[30:], y_val=labels[30:]
         )
         assert self.ours(folder, model) == theirs

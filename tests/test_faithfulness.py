@@ -396,8 +396,8 @@ class TestWithOurModel:
         predictor = self.predictor()
         explanations = predictor.explain(TEXTS)
         other = Predictor(make_bundle())
-        with_torch = other.bundle.network.word_encoder.attention.context
-        with_torch.data.mul_(-2)
+        for member in other.bundle.network.members:
+            member.word_encoder.attention.context.data.mul_(-2)
         result = evaluate(
             predictor,
             explanations,

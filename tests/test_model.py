@@ -15,7 +15,13 @@ from torch.optim import AdamW
 
 from han import model
 from han.batching import Batch
-from han.model import AttentiveEncoder, HANOutput, HierarchicalAttentionNetwork
+from han.model import (
+    AttentiveEncoder,
+    Ensemble,
+    HANOutput,
+    HierarchicalAttentionNetwork,
+    average,
+)
 from han.vocabulary import Vocabulary
 
 WORDS = 30
@@ -242,6 +248,183 @@ class TestHierarchicalAttentionNetwork:
         output = network.cuda()(batch.to("cuda"))
         for ours, reference in zip(output, expected, strict=True):
             torch.testing.assert_close(ours.cpu(), reference)
+
+
+def make_ensemble(members: int, **options: float) -> Ensemble:
+    """Small networks in double precision whose weights, and so whose attention, differ much."""
+    torch.manual_seed(0)
+    sizes = {"embedding_size": 7, "hidden_size": 5, "attention_size": 3} | options
+    ensemble = Ensemble(members, vocabulary_size=WORDS, num_classes=4, **sizes).double().eval()
+    if not options:
+        for parameter in ensemble.parameters():
+            nn.init.normal_(parameter, std=0.8)
+    return ensemble
+
+
+class TestEnsemble:
+    @settings(max_examples=40, deadline=None)
+    @given(documents_strategy, st.integers(1, 4))
+    def test_equals_the_mean_of_networks_read_one_by_one(
+        self, documents: list[Document], members: int
+    ) -> None:
+        ensemble = make_ensemble(members)
+        output = ensemble(Batch.from_lists(documents))
+        alone = [read_one_by_one(member, documents) for member in ensemble.members]
+        torch.testing.assert_close(output.logits, sum(one[0] for one in alone) / members)
+        sentences = sum(one[2] for one in alone) / members
+        torch.testing.assert_close(output.sentence_attention.double(), sentences.double())
+        lengths = [len(sentence) for document in documents for sentence in document]
+        repeats = torch.tensor(lengths, dtype=torch.int64)
+        shares = sum(one[1] * one[2].repeat_interleave(repeats) for one in alone) / members
+        found = output.word_attention * output.sentence_attention.repeat_interleave(repeats)
+        torch.testing.assert_close(found.double(), shares.double())
+        for weights in output.word_attention.split(lengths):
+            assert weights.sum().item() == pytest.approx(1.0)
+
+    def test_members_start_from_different_weights(self) -> None:
+        first, second = make_ensemble(2, word_dropout=0.0).members
+        for name, parameter in first.named_parameters():
+            assert not torch.equal(parameter, second.get_parameter(name)), name
+
+    def test_one_member_is_the_network(self) -> None:
+        network, batch = make_network(), Batch.from_lists(make_documents())
+        ensemble = make_ensemble(1, word_dropout=0.0)
+        ensemble.members[0].load_state_dict(network.state_dict())
+        for ours, expected in zip(ensemble(batch), network(batch), strict=True):
+            assert torch.equal(ours, expected)
+
+    def test_options_build_the_same_ensemble(self) -> None:
+        ensemble = make_ensemble(3, word_dropout=0.1, uniform_attention=True)
+        again = Ensemble(**ensemble.options).double()
+        again.load_state_dict(ensemble.state_dict())
+        assert again.options == ensemble.options
+        assert again.options == {"members": 3, **ensemble.members[2].options}
+
+    @pytest.mark.parametrize("members", [0, -1])
+    def test_no_member_is_refused(self, members: int) -> None:
+        with pytest.raises(ValueError, match=f"`members` must be at least 1, got {members}"):
+            make_ensemble(members)
+
+    def test_what_a_network_refuses_is_refused(self) -> None:
+        with pytest.raises(ValueError, match="hidden_size"):
+            make_ensemble(2, hidden_size=0)
+
+    def test_many_batches_read_as_the_first(self) -> None:
+        ensemble, batch = make_ensemble(2), Batch.from_lists(make_documents())
+        expected = ensemble(batch)
+        with torch.no_grad():
+            outputs = [ensemble(batch) for _ in range(5)]
+        assert all(member._word_table._state[2] is not None for member in ensemble.members)
+        for output in outputs:
+            for result, reference in zip(output, expected, strict=True):
+                torch.testing.assert_close(result, reference)
+
+
+class TestWeightsOfBeforeEnsembles:
+    def test_they_are_those_of_the_only_member(self) -> None:
+        network, ensemble = make_network(), make_ensemble(1)
+        state = network.state_dict()
+        ensemble.load_state_dict(state)
+        assert state.keys() == network.state_dict().keys()  # the caller's are left alone
+        for name, parameter in network.named_parameters():
+            assert torch.equal(ensemble.members[0].get_parameter(name), parameter)
+
+    def test_inside_another_module_its_other_weights_stay(self) -> None:
+        network = make_network()
+        outer = nn.ModuleDict({"network": make_ensemble(1), "other": nn.Linear(2, 2)})
+        state = {f"network.{name}": weight for name, weight in network.state_dict().items()}
+        outer.load_state_dict(
+            state | {"other.weight": torch.ones(2, 2), "other.bias": torch.ones(2)}
+        )
+        assert torch.equal(outer.get_parameter("other.bias"), torch.ones(2))
+        assert torch.equal(
+            outer.get_parameter("network.members.0.embedding.weight"), network.embedding.weight
+        )
+
+    def test_they_are_not_enough_for_several(self) -> None:
+        with pytest.raises(RuntimeError, match=r"Missing key.*members\.1\.embedding\.weight"):
+            make_ensemble(2).load_state_dict(make_network().state_dict())
+
+    def test_one_that_no_network_has_is_refused(self) -> None:
+        state = make_network().state_dict() | {"foreign": torch.ones(1)}
+        with pytest.raises(RuntimeError, match=r"Unexpected key.*foreign"):
+            make_ensemble(1).load_state_dict(state)
+
+
+def as_output(logits: list[list[float]], words: list[float], sentences: list[float]) -> HANOutput:
+    """An output of documents of which none is empty, in double precision."""
+    numbers = [torch.tensor(part, dtype=torch.float64) for part in (logits, words, sentences)]
+    return HANOutput(*numbers, torch.zeros(len(logits), dtype=torch.bool))
+
+
+class TestAverage:
+    def test_a_case_by_hand(self) -> None:
+        """A document of the sentences (1, 2) and (3,), and one of the sentence (4, 5)."""
+        batch = Batch.from_lists([[[1, 2], [3]], [[4, 5]]])
+        first = as_output([[1, 2], [0, 8]], [0.5, 0.5, 1, 0.9, 0.1], [0.8, 0.2, 1])
+        second = as_output([[3, -4], [2, 0]], [0.1, 0.9, 1, 0.3, 0.7], [0.2, 0.8, 1])
+        output = average([first, second], batch)
+        assert output.logits.tolist() == [[2, -1], [1, 4]]
+        assert output.sentence_attention.tolist() == pytest.approx([0.5, 0.5, 1])
+        # Of word 1 the shares are 0.5 x 0.8 and 0.1 x 0.2: their mean is 0.21 of 0.5.
+        assert output.word_attention.tolist() == pytest.approx([0.42, 0.58, 1, 0.6, 0.4])
+        assert output.empty.tolist() == [False, False]
+
+    def test_a_sentence_that_one_network_ignores_is_weighed_by_the_other(self) -> None:
+        batch = Batch.from_lists([[[1, 2], [3]]])
+        first = as_output([[0]], [0.25, 0.75, 1], [0, 1])
+        second = as_output([[0]], [0.6, 0.4, 1], [0.5, 0.5])
+        output = average([first, second], batch)
+        assert output.sentence_attention.tolist() == [0.25, 0.75]
+        assert output.word_attention.tolist() == pytest.approx([0.6, 0.4, 1])
+
+    def test_a_sentence_that_all_networks_ignore_has_weights_of_words_all_the_same(self) -> None:
+        batch = Batch.from_lists([[[1, 2], [3]]])
+        first = as_output([[0]], [0.25, 0.75, 1], [0, 1])
+        second = as_output([[0]], [0.75, 0.25, 1], [0, 1])
+        third = as_output([[0]], [0.5, 0.5, 1], [0, 1])
+        output = average([first, second, third], batch)
+        assert output.sentence_attention.tolist() == [0, 1]
+        assert output.word_attention.tolist() == pytest.approx([0.5, 0.5, 1])
+
+    def test_the_smallest_weights_are_no_division_by_zero(self) -> None:
+        batch = Batch.from_lists([[[1, 2], [3]]])
+        smallest = torch.finfo(torch.float32).smallest_normal / 2**20
+        outputs = [
+            HANOutput(*(part.float() for part in one[:3]), one.empty)
+            for one in (
+                as_output([[0]], [0.25, 0.75, 1], [smallest, 1]),
+                as_output([[0]], [0.5, 0.5, 1], [0, 1]),
+            )
+        ]
+        words = average(outputs, batch).word_attention
+        assert words.tolist() == pytest.approx([0.25, 0.75, 1])
+
+    def test_one_output_is_returned_as_it_is(self) -> None:
+        output = as_output([[0]], [1], [1])
+        assert average([output], Batch.from_lists([[[1]]])) is output
+
+    def test_the_order_of_the_networks_does_not_matter(self) -> None:
+        batch = Batch.from_lists(make_documents())
+        outputs = [member(batch) for member in make_ensemble(3).members]
+        for ours, other in zip(average(outputs, batch), average(outputs[::-1], batch), strict=True):
+            torch.testing.assert_close(ours, other)
+
+    def test_an_empty_document_gets_the_mean_of_the_biases(self) -> None:
+        ensemble = make_ensemble(2)
+        output = ensemble(Batch.from_lists([[], [[1, 2]]]))
+        first, second = (member.classifier.bias for member in ensemble.members)
+        torch.testing.assert_close(output.logits[0], (first + second) / 2)
+        assert output.empty.tolist() == [True, False]
+        assert output.sentence_attention.tolist() == [1]
+        assert output.word_attention.sum().item() == pytest.approx(1)
+
+    @pytest.mark.parametrize("documents", [[], [[]], [[], []]])
+    def test_no_words_give_no_weights(self, documents: list[Document]) -> None:
+        output = make_ensemble(2)(Batch.from_lists(documents))
+        assert output.logits.shape == (len(documents), 4)
+        assert output.word_attention.shape == output.sentence_attention.shape == (0,)
+        assert output.empty.tolist() == [True] * len(documents)
 
 
 def set_in_place(network: HierarchicalAttentionNetwork) -> None:

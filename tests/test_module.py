@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import copy
 import math
 from collections.abc import Sequence
 from pathlib import Path
@@ -9,9 +10,9 @@ import numpy as np
 import pytest
 import pytorch_lightning as pl
 import torch
-from scipy.stats import entropy
 from sklearn.metrics import accuracy_score, f1_score
 from torch import nn
+from torch.nn import functional
 from torch.optim import SGD
 from torch.optim.lr_scheduler import OneCycleLR
 from torch.utils.data import DataLoader
@@ -20,6 +21,7 @@ from han.batching import Batch
 from han.module import HANModule
 from han.optimization import RowwiseAdamW
 from han.recipe import recipe_for
+from han.training import load_weights
 
 pytestmark = [
     # Tiny trainings, of batches that are made already.
@@ -33,11 +35,12 @@ VOCABULARY, CLASSES = 12, 3
 
 
 def make_module(**options: Any) -> HANModule:  # noqa: ANN401
-    """Return a tiny network, with nothing random in training unless asked for."""
+    """Return one tiny network, with nothing random in training unless asked for."""
     torch.manual_seed(0)
     quiet = {f"{place}_dropout": 0.0 for place in ("word", "embedding", "encoder", "classifier")}
-    sizes = {"embedding_size": 4, "hidden_size": 3, "attention_size": 5}
-    return HANModule(VOCABULARY, CLASSES, **{**quiet, **sizes, "label_smoothing": 0.0, **options})
+    quiet |= {"sentence_dropout": 0.0, "label_smoothing": 0.0}
+    sizes = {"members": 1, "embedding_size": 4, "hidden_size": 3, "attention_size": 5}
+    return HANModule(VOCABULARY, CLASSES, **{**quiet, **sizes, **options})
 
 
 def make_batch(labels: Sequence[int] | None, seed: int = 0) -> Batch:
@@ -99,7 +102,8 @@ class TestArguments:
         [
             ("label_smoothing", 1.0),
             ("label_smoothing", -0.1),
-            ("consistency", -1.0),
+            ("members", 0),
+            ("members", -1),
             ("learning_rate", 0.0),
             ("embedding_learning_rate", -1.0),
             ("sentence_dropout", 1.0),
@@ -133,29 +137,31 @@ class TestTrainingStep:
         expected = -(smooth * logs).sum(1).mean().item()
         assert module.training_step(BATCHES[0], 0).item() == pytest.approx(expected, abs=1e-6)
 
-    def test_consistency_adds_the_divergence_of_two_readings(self) -> None:
-        module = make_module(sentence_dropout=0.0, classifier_dropout=0.5, consistency=2.0)
-        module.log = lambda *_, **__: None  # type: ignore[method-assign,assignment]
-        torch.manual_seed(7)
-        readings = [module(BATCHES[0]).logits.softmax(1).detach().numpy() for _ in range(2)]
-        assert abs(readings[0] - readings[1]).max() > 0.01
-        rows = (range(5), targets(BATCHES[:1]))
-        cross_entropy = -np.mean([np.log(p[rows]) for p in readings])
-        there, back = entropy(*readings, axis=1), entropy(*readings[::-1], axis=1)
-        expected = cross_entropy + 2 * (there + back).mean() / 2
-        torch.manual_seed(7)
-        assert module.training_step(BATCHES[0], 0).item() == pytest.approx(expected, abs=1e-6)
+    def test_members_losses_are_added_up(self) -> None:
+        module = make_module(members=3)
+        logged: dict[str, float] = {}
+        module.log = lambda name, value, **_: logged.update({name: value.item()})  # type: ignore[method-assign,assignment]
+        losses = [
+            functional.cross_entropy(member(BATCHES[0]).logits, targets(BATCHES[:1])).item()
+            for member in module.network.members
+        ]
+        assert len(set(losses)) == 3
+        assert module.training_step(BATCHES[0], 0).item() == pytest.approx(sum(losses), abs=1e-6)
+        assert logged["train_loss"] == pytest.approx(sum(losses) / 3, abs=1e-6)
 
-    @pytest.mark.parametrize(("consistency", "readings"), [(0.0, 1), (0.1, 2)])
-    def test_without_consistency_a_batch_is_read_once(
-        self, consistency: float, readings: int
-    ) -> None:
-        module = make_module(consistency=consistency)
+    def test_sentences_are_left_out_for_each_member_by_itself(self) -> None:
+        module = make_module(members=2, sentence_dropout=0.5)
         module.log = lambda *_, **__: None  # type: ignore[method-assign,assignment]
-        read: list[Batch] = []
-        module.network.register_forward_pre_hook(lambda _, inputs: read.append(inputs[0]))
-        module.training_step(BATCHES[0], 0)
-        assert len(read) == readings
+        read: list[list[int]] = []
+        for member in module.network.members:
+            member.register_forward_pre_hook(
+                lambda _, inputs: read.append(inputs[0].tokens.tolist())
+            )
+        batch = make_batch([0, 1] * 20)
+        module.training_step(batch, 0)
+        first, second = read
+        assert first != second
+        assert max(len(first), len(second)) < len(batch.tokens)
 
     def test_documents_without_labels_are_refused(self) -> None:
         with pytest.raises(ValueError, match="no labels"):
@@ -165,8 +171,8 @@ class TestTrainingStep:
 class TestFigures:
     @pytest.fixture
     def module(self) -> HANModule:
-        """Return a network that predicts more than one class."""
-        module = make_module()
+        """Return networks that together predict more than one class."""
+        module = make_module(members=2)
         with torch.no_grad():
             for parameter in module.parameters():
                 parameter.normal_(std=1.5)
@@ -182,6 +188,18 @@ class TestFigures:
         assert figures["val_accuracy"] == pytest.approx(accuracy_score(true, predicted), abs=1e-6)
         macro = f1_score(true, predicted, average="macro")
         assert figures["val_macro_f1"] == pytest.approx(macro, abs=1e-6)
+
+    def test_validation_loss_is_that_of_the_mean_logits(self, module: HANModule) -> None:
+        (figures,) = make_trainer().validate(module, loader(BATCHES[:1]), verbose=False)
+        with torch.no_grad():
+            first, second = (member(BATCHES[0]).logits for member in module.network.members)
+        true = targets(BATCHES[:1])
+        loss = functional.cross_entropy((first + second) / 2, true).item()
+        assert figures["val_loss"] == pytest.approx(loss, abs=1e-6)
+        mean = sum(functional.cross_entropy(logits, true).item() for logits in (first, second)) / 2
+        assert abs(mean - loss) > 0.01
+        (logged,) = make_trainer().test(module, loader(BATCHES[:1]), verbose=False)
+        assert logged["test_loss"] == pytest.approx(loss, abs=1e-6)
 
     @pytest.mark.parametrize("labels", [[0, 1, 2, 2, 1, 0, 0], [0, 0, 0, 1], [2]])
     def test_logged_figures_are_the_final_ones(self, module: HANModule, labels: list[int]) -> None:
@@ -207,7 +225,7 @@ class TestFigures:
     def test_a_class_that_does_not_occur_counts_as_zero_in_both(self) -> None:
         module = make_module()
         with torch.no_grad():
-            module.network.classifier.bias.copy_(torch.tensor([99.0, 0.0, -99.0]))
+            module.network.members[0].classifier.bias.copy_(torch.tensor([99.0, 0.0, -99.0]))
         (logged,) = make_trainer().test(module, loader([make_batch([0, 0, 1])]), verbose=False)
         assert logged["test_macro_f1"] == pytest.approx(0.8 / 3, abs=1e-6)
         assert module.test_figures["macro_f1"] == pytest.approx(0.8 / 3, abs=1e-6)
@@ -252,7 +270,7 @@ class TestFit:
         assert type(trainer.optimizers[0]) is RowwiseAdamW
 
     def test_matrices_alone_decay(self) -> None:
-        module = make_module(weight_decay=0.25)
+        module = make_module(members=2, weight_decay=0.25)
         trainer = make_trainer(epochs=1)
         trainer.fit(module, loader())
         decayed = {
@@ -263,9 +281,7 @@ class TestFit:
         found = {name: decayed[id(p)] for name, p in module.network.named_parameters()}
         free = {name for name, decay in found.items() if decay == 0}
         assert free == {
-            name
-            for name in found
-            if "bias" in name or "context" in name or name == "embedding.weight"
+            name for name in found if "bias" in name or "context" in name or "embedding" in name
         }
         assert {found[name] for name in found.keys() - free} == {0.25}
         assert any("context" in name for name in free)
@@ -279,11 +295,11 @@ class TestFit:
         assert rates.seen == [[0.1, 0.1, 0.7]] * 6
 
     def test_word_vectors_stay_where_their_rate_is_zero(self) -> None:
-        module = make_module(embedding_learning_rate=0.0, weight_decay=0.5)
+        module = make_module(members=2, embedding_learning_rate=0.0, weight_decay=0.5)
         before = {name: p.detach().clone() for name, p in module.network.named_parameters()}
         make_trainer().fit(module, loader())
         for name, parameter in module.network.named_parameters():
-            assert torch.equal(parameter, before[name]) == (name == "embedding.weight"), name
+            assert torch.equal(parameter, before[name]) == ("embedding" in name), name
 
     @pytest.mark.parametrize("epochs", [1, 2, 4, 9])
     def test_one_cycle_is_that_of_torch(self, epochs: int) -> None:
@@ -326,32 +342,46 @@ class TestFit:
 
 
 class TestClipping:
-    """Of sparse gradients, which Lightning cannot clip: as torch clips the same ones, dense."""
+    """Of each member's gradients, sparse or not: as torch clips the same ones, dense."""
 
     @pytest.mark.parametrize("algorithm", ["norm", "value"])
     @pytest.mark.parametrize("largest", [1e-3, 0.05, 1e3])
     @pytest.mark.parametrize("batches", [BATCHES[:1], BATCHES])  # gradients of several are summed
     def test_equals_torch(self, algorithm: str, largest: float, batches: list[Batch]) -> None:
-        module = make_module(schedule="constant")
+        module = make_module(members=2, schedule="constant")
         module.trainer = make_trainer(gradient_clip_val=largest, gradient_clip_algorithm=algorithm)
         optimizer = module.configure_optimizers()["optimizer"]
-        embedding = module.network.embedding
-        assert embedding.sparse
-        grads = []
-        for sparse in (True, False):
+        assert all(embedding.sparse for embedding in module.network.embeddings)
+        grads: dict[str, list[torch.Tensor]] = {}
+        for way in ("sparse", "dense", "torch"):
             module.zero_grad()
-            embedding.sparse = sparse
+            for embedding in module.network.embeddings:
+                embedding.sparse = way == "sparse"
             for batch in batches:
-                module(batch).logits.square().sum().backward()
-            if sparse:
+                first, second = (member(batch).logits for member in module.network.members)
+                (first.square().sum() + 9 * second.square().sum()).backward()
+            if way != "torch":
                 module.configure_gradient_clipping(optimizer, largest, algorithm)
-            elif algorithm == "norm":
-                nn.utils.clip_grad_norm_(module.parameters(), largest)
-            else:
-                nn.utils.clip_grad_value_(module.parameters(), largest)
-            grads.append([p.grad.to_dense() for p in module.parameters() if p.grad is not None])
-        for ours, theirs in zip(*grads, strict=True):
-            torch.testing.assert_close(ours, theirs)
+            for member in module.network.members if way == "torch" else ():
+                if algorithm == "norm":
+                    nn.utils.clip_grad_norm_(member.parameters(), largest)
+                else:
+                    nn.utils.clip_grad_value_(member.parameters(), largest)
+            grads[way] = [p.grad.to_dense() for p in module.parameters() if p.grad is not None]
+        for of_sparse, of_dense, theirs in zip(*grads.values(), strict=True):
+            torch.testing.assert_close(of_sparse, theirs)
+            torch.testing.assert_close(of_dense, theirs)
+
+    def test_no_limit_clips_nothing(self) -> None:
+        module = make_module(members=2, schedule="constant")
+        optimizer = SGD(module.parameters(), 0.1)
+        (1e6 * module(BATCHES[0]).logits.sum()).backward()
+        before = [p.grad.clone() for p in module.parameters() if p.grad is not None]
+        for limit in (None, 0.0):
+            module.configure_gradient_clipping(optimizer, limit, "norm")
+        after = [p.grad for p in module.parameters() if p.grad is not None]
+        assert len(after) == len(before) > 0
+        assert all(map(torch.equal, before, after))
 
     def test_what_is_no_number_is_not_hidden(self) -> None:
         module = make_module(schedule="constant")
@@ -365,12 +395,81 @@ class TestClipping:
 
     def test_several_batches_before_a_step(self) -> None:
         trainer = make_trainer(accumulate_grad_batches=3, gradient_clip_val=1.0)
-        module = make_module(sentence_dropout=0.0)
-        before = module.network.embedding.weight.detach().clone()
+        module = make_module(members=2)
+        before = [embedding.weight.detach().clone() for embedding in module.network.embeddings]
         trainer.fit(module, loader())
         used = torch.cat([batch.tokens for batch in BATCHES]).unique()
-        changed = (module.network.embedding.weight != before).any(1).nonzero().squeeze(1)
-        assert changed.tolist() == used.tolist()
+        for embedding, start in zip(module.network.embeddings, before, strict=True):
+            changed = (embedding.weight != start).any(1).nonzero().squeeze(1)
+            assert changed.tolist() == used.tolist()
+
+
+class TestMembers:
+    @pytest.mark.parametrize("optimizer", ["adamw", "sgd"])
+    @pytest.mark.parametrize(
+        ("largest", "algorithm"), [(None, None), (0.05, "norm"), (1e-3, "value")]
+    )
+    def test_each_trains_as_if_it_were_alone(
+        self, optimizer: str, largest: float | None, algorithm: str | None
+    ) -> None:
+        def train(module: HANModule, largest: float | None = largest) -> HANModule:
+            clipping = {"gradient_clip_val": largest, "gradient_clip_algorithm": algorithm}
+            make_trainer(epochs=3, **clipping).fit(module, loader(), loader())
+            return module
+
+        options = {"optimizer": optimizer, "learning_rate": 0.03, "label_smoothing": 0.1}
+        started = copy.deepcopy(make_module(members=3, **options).network.members)
+        together = train(make_module(members=3, **options)).network.members
+        for member, start in zip(together, started, strict=True):
+            alone = make_module(**options)
+            alone.network.members[0].load_state_dict(start.state_dict())
+            unclipped = copy.deepcopy(alone)
+            (expected,) = train(alone).network.members
+            for name, parameter in member.named_parameters():
+                assert torch.equal(parameter, expected.get_parameter(name)), name
+                assert not torch.equal(parameter, start.get_parameter(name)), name
+            if largest is not None:  # it did something
+                (other,) = train(unclipped, None).network.members
+                assert not torch.equal(other.classifier.weight, expected.classifier.weight)
+
+    def test_their_word_vectors_have_the_rate_of_word_vectors(self) -> None:
+        trainer, module = make_trainer(epochs=1), make_module(members=3)
+        trainer.fit(module, loader())
+        *others, of_words = trainer.optimizers[0].param_groups
+        assert len(of_words["params"]) == 3
+        for ours, embedding in zip(of_words["params"], module.network.embeddings, strict=True):
+            assert ours is embedding.weight
+        everything = [id(p) for group in (*others, of_words) for p in group["params"]]
+        assert sorted(everything) == sorted(map(id, module.network.parameters()))
+
+    def test_a_rate_of_zero_keeps_the_vectors_of_all(self) -> None:
+        module = make_module(members=3, embedding_learning_rate=0.0)
+        assert not any(embedding.weight.requires_grad for embedding in module.network.embeddings)
+
+    def test_a_checkpoint_of_before_ensembles_is_one_member(self, tmp_path: Path) -> None:
+        module = make_module()
+        trainer = make_trainer(epochs=1)
+        trainer.fit(module, loader())
+        trainer.save_checkpoint(tmp_path / "a.ckpt")
+        checkpoint = torch.load(tmp_path / "a.ckpt", weights_only=True)
+        checkpoint["state_dict"] = {
+            name.replace("network.members.0.", "network."): weight
+            for name, weight in checkpoint["state_dict"].items()
+        }
+        assert "network.embedding.weight" in checkpoint["state_dict"]
+        del checkpoint["hyper_parameters"]["members"]
+        torch.save(checkpoint, tmp_path / "earlier.ckpt")
+        again = make_module()
+        with torch.no_grad():
+            for parameter in again.parameters():
+                parameter.zero_()
+        load_weights(again, str(tmp_path / "earlier.ckpt"))
+        assert torch.equal(probabilities(again), probabilities(module))
+        given = {"members": 1, "weights_only": True}
+        again = HANModule.load_from_checkpoint(tmp_path / "earlier.ckpt", **given)
+        assert torch.equal(probabilities(again), probabilities(module))
+        with pytest.raises(RuntimeError, match=r"Missing key.*network\.members\.1\."):
+            load_weights(make_module(members=2), str(tmp_path / "earlier.ckpt"))
 
 
 class Vectors(pl.LightningDataModule):
@@ -409,20 +508,16 @@ class TestOptions:
     def test_what_is_none_follows_from_the_documents(self, data: Any, like: int) -> None:  # noqa: ANN401
         expected, rates = recipe_for(like, CLASSES), Rates()
         module = make_module(schedule="constant")
-        read: list[Batch] = []
-        module.network.register_forward_pre_hook(lambda _, inputs: read.append(inputs[0]))
         make_trainer(rates, epochs=1).fit(module, **data)
         assert rates.seen == [[expected.learning_rate] * 3] * 3
-        assert len(read) == 3 * (2 if expected.consistency else 1)
         assert module.options == {
             **module.hparams,
-            "consistency": expected.consistency,
             "learning_rate": expected.learning_rate,
             "embedding_learning_rate": expected.learning_rate,
         }
 
     def test_what_is_given_stays(self) -> None:
-        given = {"consistency": 0.0, "learning_rate": 0.3, "embedding_learning_rate": 0.0}
+        given = {"learning_rate": 0.3, "embedding_learning_rate": 0.0}
         module = make_module(**given)
         make_trainer(epochs=1).fit(module, datamodule=Documents(300))
         assert given.items() <= module.options.items()
@@ -431,9 +526,10 @@ class TestOptions:
 class TestSetup:
     def test_pretrained_vectors_arrive_in_the_network(self) -> None:
         matrix = np.random.default_rng(0).normal(size=(VOCABULARY, 4)).astype(np.float32)
-        module = make_module(embedding_learning_rate=0.0)
+        module = make_module(members=3, embedding_learning_rate=0.0)
         make_trainer(epochs=1).fit(module, datamodule=Vectors(matrix))
-        assert np.array_equal(module.network.embedding.weight.detach().numpy(), matrix)
+        for embedding in module.network.embeddings:
+            assert np.array_equal(embedding.weight.detach().numpy(), matrix)
 
     def test_vectors_of_another_shape_are_refused(self) -> None:
         matrix = np.zeros((VOCABULARY, 5), np.float32)

@@ -97,7 +97,8 @@ class TestClassify:
     @pytest.mark.parametrize("text", ["", " \n\t", "<br>"])
     def test_text_without_words_is_flagged_and_gets_the_prior(self, text: str) -> None:
         predictor = make_predictor()
-        prior = predictor.bundle.network.classifier.bias.softmax(0).tolist()
+        biases = [member.classifier.bias for member in predictor.bundle.network.members]
+        prior = torch.stack(biases).mean(0).softmax(0).tolist()
         for prediction in (predictor.classify([TEXTS[0], text])[1], predictor.classify(text)):
             assert prediction.empty
             assert list(prediction.probabilities.values()) == pytest.approx(prior, abs=1e-6)
@@ -134,7 +135,8 @@ class TestClassify:
     def test_training_mode_of_the_network_does_not_matter(self) -> None:
         bundle = make_bundle()
         bundle.network.train()
-        bundle.network.classifier_dropout.p = 0.9
+        for member in bundle.network.members:
+            member.classifier_dropout.p = 0.9
         assert Predictor(bundle).classify(TEXTS) == Predictor(bundle).classify(TEXTS)
 
 
@@ -353,7 +355,7 @@ class TestLoad:
     @pytest.mark.gpu
     def test_model_on_a_gpu_predicts_as_on_a_cpu(self, tmp_path: Path) -> None:
         model = han.load(save_model(tmp_path / "m"))
-        assert model.bundle.network.embedding.weight.is_cuda
+        assert model.bundle.network.device.type == "cuda"
         texts = make_texts(30)
         on_cpu = Predictor(make_bundle()).probabilities(texts)
         assert model.probabilities(texts) == pytest.approx(on_cpu, abs=1e-5)

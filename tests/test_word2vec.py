@@ -265,10 +265,11 @@ class TestCorpusVectors:
         [file] = Path("cache/corpora").glob("*.word2vec.*.npz")
         bundle = Bundle.load(Path("run/model"))
         vectors = load(file, *bundle.vocabulary.words)
-        weight = bundle.network.embedding.weight.detach().numpy()
-        for word, row in zip(bundle.vocabulary.words, weight, strict=True):
-            if word in vectors:
-                assert np.array_equal(row, vectors[word]), word
+        for embedding in bundle.network.embeddings:
+            weight = embedding.weight.detach().numpy()
+            for word, row in zip(bundle.vocabulary.words, weight, strict=True):
+                if word in vectors:
+                    assert np.array_equal(row, vectors[word]), word
         assert len(vectors) >= len(bundle.vocabulary) - 1
 
 

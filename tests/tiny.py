@@ -8,7 +8,7 @@ from pathlib import Path
 import torch
 
 from han.bundle import Bundle
-from han.model import HierarchicalAttentionNetwork
+from han.model import Ensemble
 from han.tokenization import Tokenizer
 from han.vocabulary import Vocabulary
 
@@ -20,12 +20,22 @@ TEXTS = (
 
 
 def make_bundle(
-    labels: Sequence[str] = ("bad", "good"), tokenizer: Tokenizer | None = None, **facts: object
+    labels: Sequence[str] = ("bad", "good"),
+    tokenizer: Tokenizer | None = None,
+    members: int = 2,
+    **facts: object,
 ) -> Bundle:
-    """Return a model with random weights, the same each time, far enough from zero to differ."""
+    """Return networks with random weights, the same each time, far enough from zero to differ."""
     vocabulary = Vocabulary.build(TEXTS, tokenizer or Tokenizer())
     torch.manual_seed(0)
-    network = HierarchicalAttentionNetwork(len(vocabulary), len(labels), 8, 5, 6)
+    network = Ensemble(
+        members,
+        vocabulary_size=len(vocabulary),
+        num_classes=len(labels),
+        embedding_size=8,
+        hidden_size=5,
+        attention_size=6,
+    )
     for parameter in network.parameters():
         torch.nn.init.normal_(parameter, std=0.7)
     return Bundle(network, vocabulary, tuple(labels), facts)

@@ -5,6 +5,7 @@
 
 `VARIANTS.yaml` lists the variants, each a name and options of `han fit`; the first is what the
 others are compared with. Where they have a `group`, the table has a column for each group instead.
+A variant that `han` does not have names a `module`, which is run in its place.
 
     split: validation         # or test: the documents that the figures are of (validation)
     options: --model.x 1      # of all runs (none)
@@ -15,7 +16,7 @@ others are compared with. Where they have a `group`, the table has a column for 
 
 Figures of validation are computed without ever reading the test documents. One split of a small
 corpus says little: `--folds K` deals the training and validation documents to K parts, each held
-out once, and all variants are compared on the same parts with the same seeds.
+out once as if for test, and all variants are compared on the same parts with the same seeds.
 """
 
 from __future__ import annotations
@@ -74,7 +75,7 @@ def read_variants(path: Path) -> dict[str, Any]:
     if not isinstance(content["variants"], list) or not content["variants"]:
         raise ValueError(f"{path}: `variants` must be a list.")
     for one in content["variants"]:
-        _check(path, one, "a variant", {"options", "group"}, {"name"})
+        _check(path, one, "a variant", {"options", "group", "module"}, {"name"})
     split = content.get("split", "validation")
     if split not in ("validation", "test"):
         raise ValueError(f"{path}: `split` must be validation or test, got {split!r}.")
@@ -83,6 +84,7 @@ def read_variants(path: Path) -> dict[str, Any]:
             name=str(one["name"]),
             options=_options(path, one),
             group=str(one.get("group", "")),
+            module=str(one.get("module", "han")),
         )
         for one in content["variants"]
     )

@@ -82,23 +82,23 @@ class Contender:
 
 
 def ours(vocabulary_size: int, num_classes: int) -> Contender:
-    """Return the network and the optimiser that `HANModule` configures, without its dropouts.
+    """Return one member and the optimiser that `HANModule` configures, without its dropouts.
 
-    A step is what `han fit` runs for a batch, less Lightning's own work: logging and the schedule;
-    of few documents, which are read twice for consistency, it is half of that.
+    A step is what `han fit` runs for a batch and one member, less Lightning's own work: logging and
+    the schedule. The network is an `Ensemble` of that member.
     """
     module = HANModule(
         vocabulary_size,
         num_classes,
         EMBEDDING_SIZE,
-        HIDDEN_SIZE,
-        ATTENTION_SIZE,
+        members=1,
+        hidden_size=HIDDEN_SIZE,
+        attention_size=ATTENTION_SIZE,
         word_dropout=0,
         embedding_dropout=0,
         encoder_dropout=0,
         classifier_dropout=0,
         sentence_dropout=0,
-        consistency=0,
         learning_rate=LEARNING_RATE,
         schedule="constant",
     )
@@ -127,7 +127,8 @@ def packed(our: Contender, vocabulary_size: int, num_classes: int) -> Contender:
     AdamW is torch's fused one, its fastest, on dense gradients. Loss and clipping are as in ours.
     """
     network = PackedNetwork(vocabulary_size, num_classes)
-    network.load_state_dict(our.network.state_dict())
+    (member,) = our.network.get_submodule("members").children()
+    network.load_state_dict(member.state_dict())
     parameters = list(network.parameters())
     return Contender(
         network,

@@ -56,11 +56,13 @@ class Variant:
         name: What they are called.
         options: The options.
         group: The column of the table, where it has one for each group.
+        module: What is run, as `python -m` takes it, with the arguments of `han`.
     """
 
     name: str
     options: tuple[str, ...] = ()
     group: str = ""
+    module: str = "han"
 
 
 @dataclass(frozen=True)
@@ -87,13 +89,14 @@ class Experiment:
         layout: What its table shows: a row for each corpus; or for each variant, either its
             difference to the first or a column for each group.
         split: The documents that the figures are of. Where they are those of validation, `han fit`
-            is given a file without the test documents.
+            is given a file without the test documents; with folds, the part that is held out is
+            for test there, and a tenth of the others for validation.
         variants: The first is the one that others are compared with.
         corpora: The corpora.
         seeds: The seeds.
         options: Options of `han fit` for all runs.
         folds: Into how many parts training and validation documents are dealt, each of which is
-            the validation documents once; 0 leaves them as they are.
+            held out once; 0 leaves them as they are.
         baseline: Whether linear models are trained too, in the first run of each corpus.
     """
 
@@ -188,7 +191,7 @@ class Run:
         corpus: Its documents.
         variant: Its options.
         seed: Its seed.
-        fold: Which part of the documents is for validation, from 1; 0 without folds.
+        fold: Which part of the documents is held out, from 1; 0 without folds.
         folder: That of the experiment.
     """
 
@@ -293,7 +296,7 @@ def figures(run: Run) -> dict[str, float]:
     Raises:
         ValueError: It had no such documents.
     """
-    if run.experiment.split == "test":
+    if run.experiment.split == "test" or run.fold:
         path = run.directory / TEST_METRICS
         if not path.is_file():
             raise ValueError(f"{run.corpus.path}: there are no test documents to compare on.")
@@ -404,7 +407,7 @@ def _start(run: Run, environment: dict[str, str]) -> subprocess.Popen[bytes]:
     run.directory.mkdir(parents=True)
     with open(run.directory / OUTPUT, "wb") as output:
         return subprocess.Popen(
-            [sys.executable, "-m", "han", *command],
+            [sys.executable, "-m", run.variant.module, *command],
             stdin=subprocess.DEVNULL,
             stdout=output,
             stderr=subprocess.STDOUT,
@@ -453,7 +456,7 @@ def _write_without_test(path: str, reading: dict[str, Any], folds: int, target: 
         columns = {}
         for number, (_, held_out) in enumerate(dealing.split(labels, labels), start=1):
             splits = np.full(len(documents), "train", dtype=object)
-            splits[held_out] = "validation"
+            splits[held_out] = "test"
             columns[f"fold{number}"] = splits.tolist()
     with atomic_file(target) as file:
         for index, one in enumerate(documents):

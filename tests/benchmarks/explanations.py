@@ -2,10 +2,10 @@
 
     python -m tests.benchmarks.explanations [--page_documents N] [--json FILE]
 
-- methods: labels, weights and scores of the bundled abstracts in batches of 64, at the paper's
-  sizes, on one thread. A method's cost is its time beyond the forward pass, over that of the
-  forward pass, for each class. The forward pass has its table of the vocabulary, as when many
-  documents are read.
+- methods: labels, weights and scores of the bundled abstracts in batches of 64, of one
+  member at the paper's sizes, on one thread. A method's cost is its time beyond the forward pass,
+  over that of the forward pass, for each class. The forward pass has its table of the vocabulary,
+  as when many documents are read.
 - faithfulness: documents a second, with every method and the random orders.
 - files: made-up documents, `--page_words` words each, with attention and attention x gradient of
   two classes: seconds and megabytes of each format, the making of the explanations left out.

@@ -12,7 +12,7 @@ from han.batching import Batch
 def training_operations(
     batch: Batch, options: Mapping[str, int | float], *, distinct: bool = True
 ) -> dict[str, int]:
-    """Count the operations of one training step's matrix products: forward and backward.
+    """Count the operations of one member's matrix products in a training step, both passes.
 
     A product of an (m, k) matrix and a (k, n) one takes 2 m n k operations. Its backward pass takes
     as many for the gradient of each factor, so a step takes three times the forward pass. With B

@@ -2,8 +2,8 @@
 
     python -m tests.benchmarks.scaling [--parts PART ...] [--json FILE]
 
-All parts are measured in one run, without dropout, at the paper's sizes: word vectors of 200, 50
-per GRU direction, contexts of 100, batches of 64 documents.
+All parts are measured in one run, of one member, without dropout, at the paper's sizes: word
+vectors of 200, 50 per GRU direction, contexts of 100, batches of 64 documents.
 
 - documents: corpora of a few to a million short documents, made of the sentences of the bundled
   abstracts. All have the same sentences, so that nothing but the number of documents grows.

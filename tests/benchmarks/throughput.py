@@ -2,9 +2,9 @@
 
     python -m tests.benchmarks.throughput [--peers FOLDER] [--documents FILE] [--json FILE]
 
-Everything is measured in one run, on the same documents cut into the same words, at the paper's
-sizes: word vectors of 200, 50 per GRU direction, contexts of 100, batches of 64 documents drawn by
-the seed. Nobody drops anything out, and no document is cut.
+Everything is measured in one run, of one member, on the same documents cut into the same words, at
+the paper's sizes: word vectors of 200, 50 per GRU direction, contexts of 100, batches of 64
+documents drawn by the seed. Nobody drops anything out, and no document is cut.
 
 - training: forward pass, loss, backward pass, the clipping of gradients where the contender's own
   training does it, optimiser.
