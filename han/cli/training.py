@@ -226,6 +226,8 @@ class HANCLI(LightningCLI):
                 of_run=(REFIT, BEST) if command in ("test", "predict") else (BEST,),
             )
             self._trained = read_checkpoint(checkpoint)
+            if "members" not in self._trained.options:  # of before there were several
+                config.model.members = 1
             self._refuse_other_network(command, self._trained)
             config.ckpt_path = config.data.vocabulary_from = str(checkpoint)
         elif command != "fit":
