@@ -145,7 +145,7 @@ class HANModule(pl.LightningModule):
         }
 
     def forward(self, batch: Batch) -> HANOutput:
-        """Compute logits and attention of a batch, see `HierarchicalAttentionNetwork`."""
+        """Compute logits and attention of a batch, see `Ensemble`."""
         return self.network(batch)  # type: ignore[no-any-return]
 
     def setup(self, stage: str) -> None:

@@ -279,6 +279,13 @@ class TestLoad:
         with pytest.raises(ValueError, match=re.escape(message)):
             Bundle.load(tmp_path / "m")
 
+    @pytest.mark.parametrize("name", ["members", "encoder_dropout"])
+    def test_true_is_no_number_even_where_it_would_fit(self, tmp_path: Path, name: str) -> None:
+        make_bundle(members=1).save(tmp_path / "m")
+        change_config(tmp_path / "m", lambda config: config["network"].update({name: True}))
+        with pytest.raises(ValueError, match=f"`network.{name}` cannot be True"):
+            Bundle.load(tmp_path / "m")
+
     def test_members_without_weights_are_not_even_made(
         self, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
     ) -> None:

@@ -22,6 +22,7 @@ import yaml
 
 import han
 from han import native
+from han.bundle import Bundle
 from han.cli.recording import AtomicCheckpointIO, metrics_file
 from han.cli.runs import find_checkpoint, new_run, run_of
 from han.datamodule import HANDataModule
@@ -166,6 +167,24 @@ class TestFit:
         )
         found = record(folder / "runs/reviews/1")["recipe"]
         assert found == {"epochs": 1, "batch_size": 7, "learning_rate": 0.02}
+
+    @pytest.mark.parametrize(("members", "told"), [(1, ""), (3, "3 networks, ")])
+    def test_it_tells_what_it_is_about_to_do(
+        self, folder: Path, capsys: pytest.CaptureFixture[str], members: int, told: str
+    ) -> None:
+        assert fit(f"--model.members={members}", "--trainer.max_epochs=1") == 0
+        lines = capsys.readouterr().err.splitlines()
+        assert f"{told}at most 1 epoch, batches of 16, learning rate 0.007" in lines
+        network = Bundle.load(folder / "runs/reviews/1/model").network
+        assert len(network.members) == members
+
+    @pytest.mark.parametrize("members", ["0", "-1", "1.5"])
+    def test_no_network_is_refused_in_one_line(
+        self, folder: Path, capsys: pytest.CaptureFixture[str], members: str
+    ) -> None:
+        assert fit(f"--model.members={members}") != 0
+        assert "members" in capsys.readouterr().err.splitlines()[-1]
+        assert left(folder) == set()
 
     def test_steps_are_a_limit_of_their_own(self, folder: Path) -> None:
         options = (*NETWORK, CACHE, "--trainer.max_steps=4")
