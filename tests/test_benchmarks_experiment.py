@@ -14,6 +14,8 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+import safetensors.torch
+import torch
 import yaml
 
 from tests.benchmarks import ablation, accuracy, results
@@ -26,7 +28,8 @@ from tests.benchmarks.experiment import (
     named,
     read_corpora,
 )
-from tests.reviews import han, rows, write_reviews, write_rows
+from tests.benchmarks.max_pooling import MaxPooling
+from tests.reviews import NETWORK, han, rows, write_reviews, write_rows
 
 ROOT = Path(__file__).parent.parent
 LISTS = sorted((ROOT / "tests/benchmarks").glob("*.yaml"))
@@ -134,7 +137,7 @@ class TestTables:
         for run in experiment.runs(tmp_path):
             first = run.variant.name == "one"
             value = 0.5 + run.seed / 10 + run.fold / 100 - (0 if first else 0.01 * run.fold)
-            finish(run, 0.0, seconds=10 if first else 15, validation=[(1.0, value)])
+            finish(run, value, seconds=10 if first else 15, validation=[(1.0, 0.0)])
         assert table(tmp_path)[2:] == [
             ["one", "", ".565 ± .058", "1 ×"],
             # Twice a point less, twice two: 1.5 on average, their deviation 1 / sqrt(3), over 2
@@ -288,9 +291,9 @@ class TestFolds:
         }
         for one in documents:
             splits = Counter(one[f"fold{fold}"] for fold in range(1, 5))
-            assert splits == {"train": 3, "validation": 1}
+            assert splits == {"train": 3, "test": 1}
         for fold in range(1, 5):
-            held_out = Counter(d["label"] for d in documents if d[f"fold{fold}"] == "validation")
+            held_out = Counter(d["label"] for d in documents if d[f"fold{fold}"] == "test")
             assert held_out == {"bad": 4, "good": 4}
         for command in commands:
             assert "--data.text_column" not in command
@@ -469,5 +472,40 @@ def test_every_variant_that_is_listed_differs_from_the_others(
 ) -> None:
     monkeypatch.chdir(ROOT)
     listed = ablation.read_variants(path)
-    configs = [effective(listed["options"] + one.options, capsys) for one in listed["variants"]]
+    configs = [
+        (one.module, effective(listed["options"] + one.options, capsys))
+        for one in listed["variants"]
+    ]
     assert all(config not in configs[:number] for number, config in enumerate(configs))
+
+
+def test_a_variant_may_be_run_by_another_module(tmp_path: Path) -> None:
+    write_reviews(tmp_path / "reviews.csv")
+    (tmp_path / "variants.yaml").write_text(
+        "split: test\n"
+        f"options: {' '.join((*NETWORK, '--model.attention_size=4', '--trainer.max_epochs=1'))}\n"
+        "variants:\n"
+        "  - {name: attention}\n"
+        "  - {name: maximum, module: tests.benchmarks.max_pooling}\n",
+        encoding="utf-8",
+    )
+    runs, documents = tmp_path / "runs", tmp_path / "reviews.csv"
+    arguments = (str(tmp_path / "variants.yaml"), f"r={documents}", "--seeds", "0")
+    assert ablation.main([*arguments, "--runs", str(runs)]) == 0
+    weights = {
+        name: safetensors.torch.load_file(runs / f"r/{name}/0/model/model.safetensors").keys()
+        for name in ("attention", "maximum")
+    }
+    assert any("attention.context" in name for name in weights["attention"])
+    assert not any("attention.context" in name for name in weights["maximum"])
+
+
+def test_the_maximum_of_each_element_is_pooled() -> None:
+    hidden = torch.tensor([[1.0, 5.0], [3.0, 2.0], [3.0, -1.0], [-4.0, -2.0]], requires_grad=True)
+    pooled, weights = MaxPooling(2, 1)(hidden, torch.tensor([3, 0, 1]))
+    assert pooled.tolist() == [[3.0, 5.0], [0.0, 0.0], [-4.0, -2.0]]
+    # The first supplies one element alone, the next two share the other.
+    assert weights.tolist() == [0.5, 0.25, 0.25, 1.0]
+    pooled.sum().backward()
+    assert hidden.grad is not None
+    assert hidden.grad.sum(0).tolist() == [2.0, 2.0]

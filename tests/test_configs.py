@@ -100,7 +100,8 @@ class TestPaper:
         self, capsys: pytest.CaptureFixture[str]
     ) -> None:
         paper = effective(capsys, "--config", FOLDER / "paper.yaml")
-        said = {**paper["model"], **paper["data"], "epochs": paper["trainer"]["max_epochs"]}
+        said = {**paper, **paper["model"], **paper["data"]}
+        said["epochs"] = paper["trainer"]["max_epochs"]
         assert None not in [said[name] for name in Recipe._fields]
 
     def test_word_vectors_are_learned_from_the_documents(self, folder: Path) -> None:
