@@ -9,11 +9,12 @@ if TYPE_CHECKING:
     from han.datamodule import HANDataModule
     from han.estimator import HANClassifier
     from han.explanation import Explanation
-    from han.model import HierarchicalAttentionNetwork
+    from han.model import Ensemble, HierarchicalAttentionNetwork
     from han.module import HANModule
     from han.predictor import load
 
 __all__ = [
+    "Ensemble",
     "Explanation",
     "HANClassifier",
     "HANDataModule",
@@ -23,6 +24,7 @@ __all__ = [
 ]
 
 _HOMES = {
+    "Ensemble": "han.model",
     "Explanation": "han.explanation",
     "HANClassifier": "han.estimator",
     "HANDataModule": "han.datamodule",

@@ -167,8 +167,8 @@ def train_baseline(corpus: Corpus, *, seed: int = 0, progress: bool = True) -> B
 
     They are scikit-learn's `TfidfVectorizer(ngram_range=(1, 2), min_df=2, sublinear_tf=True)` with
     `LinearSVC()` and with `LogisticRegression(C=10)`. Their figures on validation are after
-    training on the training documents; those on test after training anew on both, as a network uses
-    both too, one for its weights and one for its epoch.
+    training on the training documents; those on test after training anew on both, as networks do
+    (of many documents these use the ones for validation to choose their epoch alone).
 
     They read the raw texts: what a word is, scikit-learn decides (two letters or digits at least,
     in lower case), and a network's limits of words and sentences do not hold for them. Where no

@@ -98,8 +98,8 @@ class HANClassifier(ClassifierMixin, BaseEstimator):  # type: ignore[misc]  # th
         gradient_clip_val: Norm to which gradients are clipped; None for no limit.
         monitor: Which figure of the validation texts makes an epoch the best.
         patience: Training stops when the figure has not improved for so many epochs.
-        refit: Whether to train anew on training and validation texts together, for as many epochs
-            as were best; by default if there are fewer than 16,000 to train on.
+        refit: Whether to train anew on training and validation texts together, when it has trained
+            on the training texts alone; by default if those are fewer than 16,000.
         accelerator: `"cpu"`, `"gpu"`, or `"auto"`, which takes one GPU where there is one.
         random_state: Decides everything that is random; an integer gives the same network each
             time (on a CPU bit for bit).
@@ -398,8 +398,7 @@ def _train(
         DIVERGED,
         TRAINER,
         Epochs,
-        StopAfter,
-        epochs_of,
+        epochs_to_refit,
         load_weights,
         quiet,
         refit,
@@ -422,31 +421,33 @@ def _train(
             folder, options["monitor"], options["patience"], resumable=False
         )
 
-        def make_trainer(*callbacks: pl.Callback, validates: bool) -> pl.Trainer:
-            usual: list[pl.Callback] = [Epochs()] if options["max_epochs"] is None else []
-            if options["verbose"]:
-                usual.append(RichProgressBar(console_kwargs={"stderr": True}))
+        def make_trainer(*selecting: pl.Callback, epochs: int | None) -> pl.Trainer:
+            verbose, callbacks = bool(options["verbose"]), list(selecting)
+            if epochs is None:
+                callbacks.append(Epochs())
+            if verbose:
+                callbacks.append(RichProgressBar(console_kwargs={"stderr": True}))
             return pl.Trainer(
-                **{**TRAINER, **of(pl.Trainer)},
+                **{**TRAINER, **of(pl.Trainer), "max_epochs": epochs},
                 devices=1,
                 logger=False,
-                callbacks=[*callbacks, *usual],
-                enable_checkpointing=validates,
-                enable_progress_bar=bool(options["verbose"]),
-                limit_val_batches=None if validates else 0,
+                callbacks=callbacks,
+                enable_checkpointing=bool(selecting),
+                enable_progress_bar=verbose,
+                limit_val_batches=None if selecting else 0,
                 default_root_dir=folder,
             )
 
         refitted = False
         try:
             selecting = (checkpoint, stopping) if validates else ()
-            trainer = make_trainer(*selecting, validates=validates)
+            trainer = make_trainer(*selecting, epochs=options["max_epochs"])
             trainer.fit(module, data)
             if validates:
-                load_weights(module, checkpoint.best_model_path)
+                best = checkpoint.best_model_path
+                load_weights(module, best)
                 if refitted := refits(options["refit"], data):
-                    stop = StopAfter(epochs_of(checkpoint.best_model_path))
-                    again = make_trainer(stop, validates=False)
+                    again = make_trainer(epochs=epochs_to_refit(trainer, module, best))
                     module = refit(again, module, data, options["seed"])
         except MisconfigurationException as error:
             raise ValueError(str(error)) from error

@@ -17,8 +17,7 @@ class Recipe(NamedTuple):
         epochs: Most passes over them.
         batch_size: Documents a batch.
         learning_rate: Peak learning rate.
-        refit: Whether to train anew on the validation documents too, when they have said for how
-            long.
+        refit: Whether to train anew on the validation documents too.
     """
 
     epochs: int

@@ -96,22 +96,6 @@ class Epochs(pl.Callback):
             trainer.fit_loop.max_epochs = max(epochs, trainer.min_epochs or 0)
 
 
-class StopAfter(pl.Callback):
-    """End training after some epochs, while the schedule goes as if it went on to the last.
-
-    Args:
-        epochs: How many.
-    """
-
-    def __init__(self, epochs: int) -> None:
-        self._epochs = epochs
-
-    def on_train_epoch_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
-        """Ask the trainer to stop."""
-        if trainer.current_epoch + 1 >= self._epochs:
-            trainer.should_stop = True
-
-
 def refits(asked: bool | None, data: HANDataModule) -> bool:
     """Return whether to train anew on all documents: as asked, else as many documents there are."""
     if "validation" not in data.corpus.splits:
@@ -119,13 +103,29 @@ def refits(asked: bool | None, data: HANDataModule) -> bool:
     return data.recipe.refit if asked is None else asked
 
 
+def epochs_to_refit(trainer: pl.Trainer, module: HANModule, best: str) -> int:
+    """Return for how many epochs to train anew.
+
+    Under `one_cycle`, which ends with small steps, as many as the first training took, so that the
+    last of them are such; otherwise as many as were best.
+
+    Args:
+        trainer: The first training's.
+        module: What it trained.
+        best: Its best checkpoint.
+    """
+    if module.hparams["schedule"] == "one_cycle":
+        return trainer.current_epoch
+    content = torch.load(best, weights_only=True, map_location="cpu", mmap=True)
+    return int(content["epoch"]) + 1
+
+
 def refit(trainer: pl.Trainer, module: HANModule, data: HANDataModule, seed: int) -> HANModule:
     """Train such networks anew, on the training and the validation documents.
 
     Args:
-        trainer: One that has not trained yet, with `StopAfter` the epochs that were best.
-        module: Trained on the training documents alone, with the validation documents to say for
-            how long. It stays as it is.
+        trainer: One that has not trained yet, for as many epochs as `epochs_to_refit` says.
+        module: Trained on the training documents alone. It stays as it is.
         data: The documents.
         seed: That of the first training, so that these networks start where those did.
 
@@ -154,13 +154,6 @@ def seed_generators(seed: int) -> None:
 def without_selection(callbacks: Iterable[pl.Callback]) -> list[pl.Callback]:
     """Leave out callbacks that go by validation documents, where those are trained on."""
     return [one for one in callbacks if not isinstance(one, Checkpoint | EarlyStopping)]
-
-
-def epochs_of(checkpoint: str) -> int:
-    """Return after how many epochs, begun or whole, a checkpoint was written."""
-    return (
-        int(torch.load(checkpoint, weights_only=True, map_location="cpu", mmap=True)["epoch"]) + 1
-    )
 
 
 def load_weights(module: pl.LightningModule, path: str) -> None:

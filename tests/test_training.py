@@ -48,6 +48,11 @@ def record(run: Path = RUN) -> dict[str, Any]:
     return dict(json.loads((run / "run.json").read_text(encoding="utf-8")))
 
 
+def validation_losses(run: Path = RUN) -> list[float]:
+    """Return the logged validation loss of each epoch."""
+    return [float(row["val_loss"]) for row in read_csv(run / "metrics.csv") if row["val_loss"]]
+
+
 def checkpoint(name: str, run: Path = RUN) -> dict[str, Any]:
     """Return a checkpoint of a run."""
     return dict(torch.load(run / f"checkpoints/{name}.ckpt", weights_only=True))
@@ -65,23 +70,29 @@ def model_weights(run: Path = RUN) -> dict[str, torch.Tensor]:
 
 
 class TestRefit:
-    def test_the_model_learned_from_all_for_as_long_as_was_best(self) -> None:
+    def test_the_model_learned_from_all(self) -> None:
         assert fit("--refit=true") == 0
+        assert record()["refit_epochs"] == record()["epochs"] == 4
+        assert checkpoint("refit")["global_step"] == 4 * 8  # 32 documents, 4 a batch
+        assert_same_weights(model_weights(), checkpoint("refit")["state_dict"])
+
+    def test_small_steps_are_the_last_also_where_the_first_training_stopped_early(self) -> None:
+        stop = ("--monitor=val_accuracy", "--patience=1", "--model.learning_rate=1e-9")
+        assert fit("--refit=true", "--trainer.callbacks+=LearningRateMonitor", *stop) == 0
+        assert record()["refit_epochs"] == record()["epochs"] == 2
+        found = [row["lr-RowwiseAdamW/pg1"] for row in read_csv(RUN / "metrics.csv")]
+        rates = [float(rate) for rate in found if rate][2 * 7 :]
+        expected = [1e-9 * _one_cycle(step, 2 * 8) for step in range(2 * 8)]
+        assert rates == pytest.approx(expected, abs=1e-14)
+
+    def test_without_a_schedule_it_takes_as_long_as_was_best(self) -> None:
+        options = ("--model.schedule=constant", "--model.learning_rate=3", "--refit=true")
+        assert fit(*options, epochs=5) == 0
         losses = [
             float(row["val_loss"]) for row in read_csv(RUN / "metrics.csv") if row["val_loss"]
         ]
-        epochs = record()["refit_epochs"]
-        assert epochs == 1 + int(np.argmin(losses))
-        assert checkpoint("refit")["global_step"] == epochs * 8  # 32 documents, 4 a batch
-        assert_same_weights(model_weights(), checkpoint("refit")["state_dict"])
-
-    def test_the_schedule_is_as_long_as_before(self, monkeypatch: pytest.MonkeyPatch) -> None:
-        monkeypatch.setattr("han.cli.training.epochs_of", lambda _: 2)
-        assert fit("--refit=true", "--trainer.callbacks+=LearningRateMonitor") == 0
-        found = [row["lr-RowwiseAdamW/pg1"] for row in read_csv(RUN / "metrics.csv")]
-        rates = [float(rate) for rate in found if rate][4 * 7 :]
-        expected = [0.02 * _one_cycle(step, 4 * 8) for step in range(2 * 8)]
-        assert rates == pytest.approx(expected)
+        assert record()["refit_epochs"] == 1 + int(np.argmin(losses)) < 5
+        assert checkpoint("refit")["global_step"] == record()["refit_epochs"] * 8
 
     def test_the_best_checkpoint_has_not_seen_validation(self) -> None:
         assert fit("--refit=true", "--name=a") == fit("--refit=false", "--name=b") == 0
@@ -199,6 +210,7 @@ class TestRefit:
         classifier = HANClassifier(
             vectors="none",
             embedding_size=8,
+            members=2,
             hidden_size=4,
             attention_size=4,
             learning_rate=0.02,

@@ -68,8 +68,7 @@ from han.training import (
     TRAINER,
     Epochs,
     Monitor,
-    StopAfter,
-    epochs_of,
+    epochs_to_refit,
     load_weights,
     quiet,
     refit,
@@ -197,8 +196,9 @@ class HANCLI(LightningCLI):
             "--refit",
             type=bool | None,
             default=None,
-            help="Whether fit trains anew on training and validation documents together, for as "
-            "many epochs as were best (default: if there are fewer than 16,000 to train on).",
+            help="Whether fit trains anew on training and validation documents together, when it "
+            "has done so on the training documents alone (default: if those are fewer than "
+            "16,000).",
         )
         parser.add_argument(
             "--baseline",
@@ -262,7 +262,9 @@ class HANCLI(LightningCLI):
     def instantiate_trainer(self, **kwargs: Any) -> pl.Trainer:  # noqa: ANN401  # Lightning's own
         """Log to the run directory, keep checkpoints there, and show progress on standard error."""
         given = self.config_init[self.subcommand].trainer
-        callbacks = self._usual_callbacks(given)
+        callbacks = _progress(given)
+        if given.max_epochs is None:
+            callbacks.append(Epochs())
         loggers = _listed(given.logger)
         if self.subcommand == "fit" and not given.fast_dev_run:
             callbacks += self._training_callbacks()
@@ -272,13 +274,6 @@ class HANCLI(LightningCLI):
         self.trainer_defaults["callbacks"] = callbacks
         plugins = [*_listed(given.plugins), AtomicCheckpointIO()]
         return super().instantiate_trainer(**kwargs, logger=loggers or False, plugins=plugins)
-
-    def _usual_callbacks(self, given: Namespace) -> list[pl.Callback]:
-        """Make what every training has: its length, where nobody says it, and progress."""
-        callbacks: list[pl.Callback] = [Epochs()] if given.max_epochs is None else []
-        if given.enable_progress_bar is not False:
-            callbacks.append(RichProgressBar(console_kwargs={"stderr": True}))
-        return callbacks
 
     def before_fit(self) -> None:
         """Say what was read, and what will compute."""
@@ -327,7 +322,7 @@ class HANCLI(LightningCLI):
         load_weights(self.model, checkpoint.best_model_path)
         selected = self.model
         if refits(self._config.refit, self.datamodule):
-            self._refit(epochs_of(checkpoint.best_model_path))
+            self._refit(epochs_to_refit(self.trainer, self.model, checkpoint.best_model_path))
         elif self.trainer.is_global_zero:
             checkpoint_file(self.run_dir, REFIT).unlink(missing_ok=True)  # an earlier model's
         training = {**self.model.options, "refit": self._refit_epochs is not None}
@@ -351,13 +346,13 @@ class HANCLI(LightningCLI):
             sys.stderr.write(
                 f"anew on all {count:,} training and validation documents, {epochs} epoch{plural}\n"
             )
-        trainer, seed = self._another_trainer(StopAfter(epochs)), self._config.seed_everything
+        trainer, seed = self._another_trainer(epochs), self._config.seed_everything
         with self._saying_how_to_go_on():
             self.model = refit(trainer, self.model, self.datamodule, int(seed))
         trainer.save_checkpoint(checkpoint_file(self.run_dir, REFIT), weights_only=True)
         self._refit_epochs = epochs
 
-    def _another_trainer(self, *callbacks: pl.Callback) -> pl.Trainer:
+    def _another_trainer(self, epochs: int) -> pl.Trainer:
         """Make a trainer as the first one, which neither validates nor keeps checkpoints."""
         parser = LightningArgumentParser()
         parser.add_lightning_class_args(pl.Trainer, "trainer")
@@ -368,14 +363,16 @@ class HANCLI(LightningCLI):
             **given.as_dict(),
             "callbacks": [
                 *without_selection(_listed(given.callbacks)),
-                *self._usual_callbacks(given),
-                *callbacks,
+                *_progress(given),
                 self._clock,
             ],
             "logger": logger if self.trainer.loggers else False,
             "plugins": [*_listed(given.plugins), AtomicCheckpointIO()],
             "enable_checkpointing": False,
             "limit_val_batches": 0,
+            **dict.fromkeys(("min_epochs", "min_steps")),
+            "max_epochs": epochs,
+            "max_steps": -1,
         }
         return pl.Trainer(**options)
 
@@ -576,6 +573,13 @@ def _leave_out_other_documents(command: str, data: Namespace) -> None:
     elif data[split] is not None:
         for other in {"train", "validation", "test", "predict"} - {split}:
             data[other] = None
+
+
+def _progress(given: Namespace) -> list[pl.Callback]:
+    """Show progress on standard error, unless the trainer's options say that there is none."""
+    if given.enable_progress_bar is False:
+        return []
+    return [RichProgressBar(console_kwargs={"stderr": True})]
 
 
 def _listed(value: Any) -> list[Any]:  # noqa: ANN401  # how the trainer takes loggers and plugins
