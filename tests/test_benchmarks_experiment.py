@@ -492,6 +492,11 @@ def test_a_variant_may_be_run_by_another_module(tmp_path: Path) -> None:
     runs, documents = tmp_path / "runs", tmp_path / "reviews.csv"
     arguments = (str(tmp_path / "variants.yaml"), f"r={documents}", "--seeds", "0")
     assert ablation.main([*arguments, "--runs", str(runs)]) == 0
+    cells = results.collect(runs)["cells"]
+    assert [cell["command"].split(" fit ")[0] for cell in cells] == [
+        "han",
+        "python -m tests.benchmarks.max_pooling",
+    ]
     weights = {
         name: safetensors.torch.load_file(runs / f"r/{name}/0/model/model.safetensors").keys()
         for name in ("attention", "maximum")

@@ -73,7 +73,7 @@ def collect(folder: Path) -> dict[str, Any]:
                 "corpus": run.corpus.name,
                 "variant": run.variant.name,
                 "group": run.variant.group,
-                "command": shown(about["command"]),
+                "command": shown([*_invocation(run), *about["command"][1:]]),
                 "runs": [],
             },
         )
@@ -115,6 +115,12 @@ def shown(command: Sequence[str]) -> str:
         if not {before, word} & set(OWN) and word != "--baseline":
             kept.append(word)
     return shlex.join(kept)
+
+
+def _invocation(run: Run) -> list[str]:
+    """Return what stands before the arguments of `han`."""
+    module = run.variant.module
+    return ["han"] if module == "han" else ["python", "-m", module]
 
 
 def render(section: Mapping[str, Any]) -> str:
@@ -297,9 +303,11 @@ def _notes(section: Mapping[str, Any]) -> Iterator[str]:
     seeds = ", ".join(map(str, section["seeds"]))
     one = len(section["seeds"]) == 1
     over = f"{'seed' if one else 'seeds'} {seeds}"
+    split = section["split"]
     if section["folds"]:
+        split = "held-out documents"
         over = f"{section['folds']} folds of the training and validation documents, {over}"
-    parts = [f"Accuracy on {section['split']}, {over}"]
+    parts = [f"Accuracy on {split}, {over}"]
     if not one or section["folds"]:
         parts.append("mean ± standard deviation")
     if section["layout"] == "corpora":
