@@ -281,7 +281,10 @@ model.explain("A document.")
 {%- for name, split in data.items() %}
 | {{ name }} | {{ split.documents }} | {{ split.sentences }} | {{ split.words }} |
 {%- endfor %}
+{% if training.refit is true %}
+Trained on train and validation together, after a training on train alone had told for how long.
 {% endif %}
+{%- endif %}
 {%- if metrics %}
 ## Figures on the test split
 
@@ -315,5 +318,5 @@ def _card(config: Mapping[str, Any]) -> str:
 
     environment = jinja2.Environment(autoescape=False, undefined=jinja2.StrictUndefined)
     environment.filters["code"] = _code
-    known = {"data": None, "metrics": None, **config}
+    known = {"data": None, "metrics": None, "training": {}, **config}
     return environment.from_string(_CARD).render(known) + "\n"

@@ -39,12 +39,14 @@ class Learned(NamedTuple):
         labels: The classes' names.
         options: Arguments of the network, and of `HANModule` where a checkpoint tells them.
         steps: Updates of the weights so far, where a checkpoint tells them.
+        resumable: Whether it is a checkpoint with all that training needs to go on.
     """
 
     vocabulary: Vocabulary
     labels: tuple[str, ...]
     options: Mapping[str, Any]
     steps: int = 0
+    resumable: bool = False
 
 
 class HANDataModule(pl.LightningDataModule):
@@ -56,7 +58,8 @@ class HANDataModule(pl.LightningDataModule):
     Args:
         train: Documents to learn from; `builtin` is the bundled corpus of arXiv abstracts. A column
             named like `split_column` may send rows to another split.
-        validation: Documents that decide when to stop; by default a share of `train`.
+        validation: Documents that decide when to stop; by default a share of `train`. Where
+            networks are trained anew in the end (refit), it is on these too.
         test: Documents for the final figures.
         predict: Documents to classify; they need no labels.
         text_column: Name of the column that holds the text.
@@ -97,7 +100,8 @@ class HANDataModule(pl.LightningDataModule):
             none.
         progress: Whether progress is shown on standard error while documents are prepared.
         corpora_dir: Where encoded documents are kept.
-        training_splits: The documents that are trained on.
+        refitting: Whether networks are trained anew: on the validation documents too, and from
+            `vectors`, also where `vocabulary_from` is a checkpoint whose network has its own.
 
     Raises:
         ValueError: A size is below 1.
@@ -146,7 +150,7 @@ class HANDataModule(pl.LightningDataModule):
         if vectors == WORD2VEC and vocabulary_from is None:
             require_gensim()
         self.progress = True
-        self.training_splits: tuple[str, ...] = ("train",)
+        self.refitting = False
         self._options: dict[str, Any] = {  # of `prepare_corpus`
             "train": bundled_corpus() if train == BUILTIN else train,
             "validation": validation,
@@ -241,10 +245,17 @@ class HANDataModule(pl.LightningDataModule):
             )
         return width
 
-    @cached_property
+    @property
     def pretrained(self) -> PretrainedEmbedding | None:
-        """The pretrained vectors of the vocabulary's words; None where there are none."""
-        if self._vectors is None or self._learned is not None:
+        """The pretrained vectors of the vocabulary's words; None where none are started from."""
+        trained = self._vocabulary_from
+        if trained is not None and not (self.refitting and Path(trained).is_file()):
+            return None
+        return self._of_vocabulary
+
+    @cached_property
+    def _of_vocabulary(self) -> PretrainedEmbedding | None:
+        if self._vectors is None:
             return None
         source, cache_dir = self._vectors, self._cache / "vectors"
         if source == WORD2VEC:
@@ -259,7 +270,7 @@ class HANDataModule(pl.LightningDataModule):
 
     def train_dataloader(self) -> DataLoader[Batch]:
         """Batches of similar length, in another order every epoch."""
-        documents = self._documents(*self.training_splits)
+        documents = self._documents("train", *(("validation",) if self.refitting else ()))
         sampler = LengthGroupedBatchSampler(
             documents.words_per_document,
             self.batch_size,
@@ -371,8 +382,9 @@ def read_checkpoint(path: Path) -> Learned:
         return Learned(
             Vocabulary.from_json(state["vocabulary"], Tokenizer(**state["tokenizer"])),
             tuple(state["labels"]),
-            checkpoint["hyper_parameters"],
+            {"members": 1, **checkpoint["hyper_parameters"]},  # as it was before there were several
             checkpoint["global_step"],
+            "optimizer_states" in checkpoint,
         )
     except OSError:
         raise

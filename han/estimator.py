@@ -81,9 +81,9 @@ class HANClassifier(ClassifierMixin, BaseEstimator):  # type: ignore[misc]  # th
         min_count: How often a word must occur in the training texts to be known; once is enough for
             a word that has a pretrained vector, other than of `"word2vec"`.
         validation_fraction: Share of the training texts, drawn from every class in proportion, that
-            decides when to stop and which epoch's weights are kept. With 0, or where no class can
-            spare a text (with a warning), all are trained on for `max_epochs`, and the last
-            epoch's weights are kept.
+            decides when to stop and which epoch's weights are kept, before `refit` trains on it
+            too. With 0, or where no class can spare a text (with a warning), all are trained on for
+            `max_epochs`, and the last epoch's weights are kept.
         vectors: Pretrained word vectors: `"builtin"` (English), a name that torchtext knows
             (`"glove.6B.100d"`), a file of vectors (text or .npz), `"word2vec"` to learn them from
             the texts first (needs the extra `word2vec`), or `"none"`. `"auto"` is `"builtin"`
@@ -98,8 +98,8 @@ class HANClassifier(ClassifierMixin, BaseEstimator):  # type: ignore[misc]  # th
         gradient_clip_val: Norm to which gradients are clipped; None for no limit.
         monitor: Which figure of the validation texts makes an epoch the best.
         patience: Training stops when the figure has not improved for so many epochs.
-        refit: Whether to train anew on training and validation texts together, when it has trained
-            on the training texts alone; by default if those are fewer than 16,000.
+        refit: Whether to train anew on training and validation texts together, also on `X_val`, when
+            it has trained on the training texts alone; by default if those are fewer than 16,000.
         accelerator: `"cpu"`, `"gpu"`, or `"auto"`, which takes one GPU where there is one.
         random_state: Decides everything that is random; an integer gives the same network each
             time (on a CPU bit for bit).
@@ -108,9 +108,9 @@ class HANClassifier(ClassifierMixin, BaseEstimator):  # type: ignore[misc]  # th
     Attributes:
         classes_: The labels, sorted, with the dtype of those given.
         predictor_: The trained model, as `han.load` returns one. Its labels are strings.
-        n_iter_: Passes over the training texts.
-        best_validation_score_: The best value of `monitor` (`"val_loss"` in nats); None where
-            nothing was kept for validation.
+        n_iter_: Passes over the training texts, without those of `refit`.
+        best_validation_score_: The best value of `monitor` (`"val_loss"` in nats), from before
+            `refit`; None where nothing was kept for validation.
     """
 
     def __init__(
@@ -198,7 +198,9 @@ class HANClassifier(ClassifierMixin, BaseEstimator):  # type: ignore[misc]  # th
         Args:
             X: B texts: a list, a series, an array, or a table of one column. They may be empty.
             y: B labels: strings, integers or booleans.
-            X_val: Texts that decide when to stop, instead of a share of `X`.
+            X_val: Texts that decide when to stop, instead of a share of `X`. Where the model is
+                then trained on them too, as by default where `X` is small (see `refit`), its score
+                on them says nothing of other texts; `best_validation_score_` does.
             y_val: Their labels.
 
         Raises:

@@ -134,11 +134,11 @@ def refit(trainer: pl.Trainer, module: HANModule, data: HANDataModule, seed: int
     """
     seed_generators(seed)
     fresh = HANModule(**module.hparams)
-    data.training_splits = ("train", "validation")
+    data.refitting = True
     try:
         trainer.fit(fresh, data)
     finally:
-        data.training_splits = ("train",)
+        data.refitting = False
     if not all(weight.isfinite().all() for weight in fresh.network.parameters()):
         raise ValueError(f"{DIVERGED}.")
     return fresh

@@ -173,6 +173,17 @@ class TestCard:
         assert "| `bad` | 0.250 | 0.500 | 0.333 | 2 |" in card
         assert "Accuracy 0.5000" in card
 
+    @pytest.mark.parametrize(
+        ("training", "told"), [({"refit": True}, True), ({"refit": False}, False), ({}, False)]
+    )
+    def test_card_tells_that_validation_documents_were_trained_on(
+        self, tmp_path: Path, training: dict[str, bool], told: bool
+    ) -> None:
+        data = {"train": {"documents": 3, "sentences": 5, "words": 31}}
+        make_bundle(data=data, training=training).save(tmp_path / "m")
+        card = (tmp_path / "m" / "README.md").read_text()
+        assert ("Trained on train and validation together" in card) is told
+
     def test_card_tells_that_a_document_is_one_sentence(self, tmp_path: Path) -> None:
         for hierarchical in (True, False):
             make_bundle(tokenizer=Tokenizer(hierarchical=hierarchical)).save(tmp_path / "m")

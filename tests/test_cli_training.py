@@ -166,7 +166,7 @@ class TestFit:
             fit("--model.learning_rate=0.02", "--data.batch_size=7", "--trainer.max_epochs=1") == 0
         )
         found = record(folder / "runs/reviews/1")["recipe"]
-        assert found == {"epochs": 1, "batch_size": 7, "learning_rate": 0.02}
+        assert found == {"epochs": 1, "batch_size": 7, "learning_rate": 0.02, "refit": False}
 
     @pytest.mark.parametrize(("members", "told"), [(1, ""), (3, "3 networks, ")])
     def test_it_tells_what_it_is_about_to_do(
@@ -560,6 +560,24 @@ class TestTest:
         for figure in before.keys() - timing:
             assert again[figure] == before[figure]
         assert files(copied.parent / "2") == {"test_metrics.json"}
+
+    def test_a_checkpoint_of_before_there_were_several_is_of_one_network(
+        self, copied: Path, folder: Path, capsys: pytest.CaptureFixture[str]
+    ) -> None:
+        checkpoint = torch.load(copied / "checkpoints/last.ckpt", weights_only=True)
+        del checkpoint["hyper_parameters"]["members"]
+        checkpoint["state_dict"] = {
+            name.replace("members.0.", ""): weight
+            for name, weight in checkpoint["state_dict"].items()
+            if "members.1." not in name
+        }
+        torch.save(checkpoint, folder / "old.ckpt")
+        args = ("test", "--data.train=reviews.csv", "--ckpt_path=old.ckpt", CACHE)
+        assert run_han(*args) == 0
+        capsys.readouterr()
+        assert run_han(*args, "--model.members=2") == 1
+        [line] = capsys.readouterr().err.splitlines()
+        assert "--model.members is 2, but the checkpoint was trained with 1" in line
 
     def test_the_last_checkpoint_is_the_last(self, copied: Path) -> None:
         last = torch.load(copied / "checkpoints/last.ckpt", weights_only=True)

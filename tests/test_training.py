@@ -1,19 +1,23 @@
 from __future__ import annotations
 
 import json
+import signal
+from collections.abc import Mapping
 from pathlib import Path
-from typing import Any
+from typing import Any, ClassVar
 
 import numpy as np
 import pytest
 import torch
 import yaml
+from pytorch_lightning.loggers import Logger
 from sklearn.metrics import log_loss
 
 import han
 from han import HANClassifier
+from han.batching import Batch
 from han.cli.runs import find_checkpoint
-from han.module import _one_cycle
+from han.module import HANModule, _one_cycle
 from tests.reviews import NETWORK, read_csv, rows, write_reviews, write_rows
 from tests.reviews import han as run_han
 
@@ -67,6 +71,24 @@ def model_weights(run: Path = RUN) -> dict[str, torch.Tensor]:
     """Return the weights of a run's model directory, named as in a checkpoint."""
     network = han.load(run).bundle.network
     return {f"network.{name}": weight for name, weight in network.state_dict().items()}
+
+
+class Recorder(Logger):
+    """Keeps the name and the step of every figure."""
+
+    made: ClassVar[list[Recorder]] = []
+    name = version = None
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.logged: list[tuple[str, int | None]] = []
+        self.made.append(self)
+
+    def log_metrics(self, metrics: Mapping[str, float], step: int | None = None) -> None:
+        self.logged += [(name, step) for name in metrics]
+
+    def log_hyperparams(self, *args: object, **kwargs: object) -> None:
+        """Keep none."""
 
 
 class TestRefit:
@@ -171,13 +193,59 @@ class TestRefit:
         assert first["comparison"]["split"] == "validation"
         assert first["comparison"] == second["comparison"]
 
-    def test_a_run_that_is_resumed_ends_with_the_same_model(self) -> None:
-        assert fit("--refit=true", "--name=whole") == 0
-        whole = Path("runs/whole/1")
-        before = model_weights(whole)
-        (whole / "checkpoints/refit.ckpt").unlink()  # as if it had been killed while it refitted
-        assert fit("--refit=true", f"--run_dir={whole}", "--ckpt_path=last") == 0
-        assert_same_weights(model_weights(whole), before)
+    @pytest.mark.parametrize("vectors", ["none", "vectors.txt"])
+    def test_interrupted_it_begins_anew_and_ends_with_the_same_model(
+        self,
+        vectors: str,
+        folder: Path,
+        monkeypatch: pytest.MonkeyPatch,
+        capsys: pytest.CaptureFixture[str],
+    ) -> None:
+        numbers = np.random.default_rng(0).normal(size=(2, 8)).round(3).tolist()
+        lines = [
+            " ".join(map(str, (word, *row)))
+            for word, row in zip(("soup", "awful"), numbers, strict=True)
+        ]
+        (folder / "vectors.txt").write_text("\n".join(lines), encoding="utf-8")
+        args = ("--refit=true", f"--data.vectors={vectors}")
+        assert fit(*args, "--name=whole") == 0
+        step, handler = HANModule.training_step, signal.getsignal(signal.SIGINT)
+
+        def interrupted(module: HANModule, batch: Batch, index: int) -> torch.Tensor:
+            if not module.trainer.enable_validation and module.current_epoch == 1:
+                raise KeyboardInterrupt
+            return step(module, batch, index)
+
+        with monkeypatch.context() as patched:
+            patched.setattr(HANModule, "training_step", interrupted)
+            assert fit(*args, "--name=cut") == 130
+        signal.signal(signal.SIGINT, handler)  # Lightning ignores it from then on
+        cut = Path("runs/cut/1")
+        assert f"--run_dir {cut} --ckpt_path last" in capsys.readouterr().err
+        assert not (cut / "model").exists()
+        assert fit(*args, f"--run_dir={cut}", "--ckpt_path=last") == 0
+        assert_same_weights(model_weights(cut), model_weights(Path("runs/whole/1")))
+
+    def test_training_does_not_go_on_from_it(self, capsys: pytest.CaptureFixture[str]) -> None:
+        assert fit("--refit=true", epochs=1) == 0
+        capsys.readouterr()
+        assert fit("--refit=true", f"--run_dir={RUN}", "--ckpt_path=refit") == 1
+        [line] = capsys.readouterr().err.splitlines()
+        assert "refit.ckpt holds weights alone" in line
+
+    def test_it_takes_no_more_steps_than_are_allowed(self) -> None:
+        assert fit("--refit=true", "--trainer.max_steps=9") == 0  # 7 an epoch
+        assert record()["refit_epochs"] == 2
+        assert checkpoint("refit")["global_step"] == 9
+
+    def test_it_is_logged_by_the_loggers_of_the_first_training(self) -> None:
+        Recorder.made.clear()
+        logger = "--trainer.logger=tests.test_training.Recorder"
+        assert fit("--refit=true", logger, epochs=1) == 0
+        [recorder] = Recorder.made
+        first = [step for name, step in recorder.logged if name == "train_loss_step"]
+        second = [step for name, step in recorder.logged if name == "refit_loss_step"]
+        assert (first, second) == (list(range(7)), list(range(7, 15)))
 
     def test_what_is_no_longer_the_model_does_not_stay(self) -> None:
         assert fit("--refit=true") == 0

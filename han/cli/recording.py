@@ -104,7 +104,7 @@ class RefitLogger(Logger):
     """Log a second training where the first was logged, after it and under other names.
 
     Args:
-        loggers: Those of the first: `train_loss` of the second is `refit_loss` there.
+        loggers: Those of the first, at least one: `train_loss` of the second is `refit_loss` there.
         steps: Updates of the weights in the first, from where steps are counted on.
     """
 
@@ -122,6 +122,11 @@ class RefitLogger(Logger):
     def version(self) -> int | str | None:
         """The first logger's."""
         return self._loggers[0].version
+
+    @property
+    def save_dir(self) -> str | None:
+        """The first logger's."""
+        return self._loggers[0].save_dir
 
     def log_hyperparams(self, params: Any, *args: Any, **kwargs: Any) -> None:  # noqa: ANN401
         """Log nothing: they are the first training's."""

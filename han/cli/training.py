@@ -226,9 +226,13 @@ class HANCLI(LightningCLI):
                 of_run=(REFIT, BEST) if command in ("test", "predict") else (BEST,),
             )
             self._trained = read_checkpoint(checkpoint)
-            if "members" not in self._trained.options:  # of before there were several
-                config.model.members = 1
+            if command == "fit" and not self._trained.resumable:
+                raise ValueError(
+                    f"{checkpoint} holds weights alone, from which training cannot go on; give "
+                    "--ckpt_path last, or another checkpoint."
+                )
             self._refuse_other_network(command, self._trained)
+            config.model.members = self._trained.options["members"]  # older ones do not tell it
             config.ckpt_path = config.data.vocabulary_from = str(checkpoint)
         elif command != "fit":
             raise ValueError(
@@ -357,8 +361,8 @@ class HANCLI(LightningCLI):
         parser = LightningArgumentParser()
         parser.add_lightning_class_args(pl.Trainer, "trainer")
         wanted = Namespace(trainer=self._config.trainer.clone())  # type: ignore[no-untyped-call]
+        wanted.trainer.logger = None  # the first one's go on: some begin a record when made
         given = parser.instantiate(wanted).trainer
-        logger = RefitLogger(self.trainer.loggers, self.trainer.global_step)
         options = {
             **given.as_dict(),
             "callbacks": [
@@ -366,13 +370,12 @@ class HANCLI(LightningCLI):
                 *_progress(given),
                 self._clock,
             ],
-            "logger": logger if self.trainer.loggers else False,
+            "logger": RefitLogger(self.trainer.loggers, self.trainer.global_step),
             "plugins": [*_listed(given.plugins), AtomicCheckpointIO()],
             "enable_checkpointing": False,
             "limit_val_batches": 0,
             **dict.fromkeys(("min_epochs", "min_steps")),
-            "max_epochs": epochs,
-            "max_steps": -1,
+            "max_epochs": epochs,  # and no more than `max_steps`, as before
         }
         return pl.Trainer(**options)
 
