@@ -30,8 +30,8 @@ def demo(command: argparse.Namespace) -> None:
     from han.datamodule import bundled_corpus
 
     sys.stderr.write(
-        "Training on 1,185 bundled abstracts of arXiv papers in eight topics; this takes about "
-        "a quarter of a minute.\n"
+        "Training on 1,185 bundled abstracts of arXiv papers in eight topics; this takes about a "
+        "minute.\n"
     )
     place = () if command.run_dir is None else (f"--run_dir={command.run_dir}",)
     directory = run(["fit", *ARGUMENTS, "--trainer.devices=1", *place]).run_dir
