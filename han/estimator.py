@@ -98,8 +98,9 @@ class HANClassifier(ClassifierMixin, BaseEstimator):  # type: ignore[misc]  # th
         gradient_clip_val: Norm to which gradients are clipped; None for no limit.
         monitor: Which figure of the validation texts makes an epoch the best.
         patience: Training stops when the figure has not improved for so many epochs.
-        refit: Whether to train anew on training and validation texts together, also on `X_val`, when
-            it has trained on the training texts alone; by default if those are fewer than 16,000.
+        refit: Whether to train anew on training and validation texts together, `X_val` among them,
+            when it has trained on the training texts alone; by default if those are fewer than
+            16,000.
         accelerator: `"cpu"`, `"gpu"`, or `"auto"`, which takes one GPU where there is one.
         random_state: Decides everything that is random; an integer gives the same network each
             time (on a CPU bit for bit).

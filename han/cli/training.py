@@ -306,7 +306,7 @@ class HANCLI(LightningCLI):
             self.trainer.fit(**kwargs, ckpt_path=self._config.ckpt_path, weights_only=True)
 
     def after_fit(self) -> None:
-        """Test the best checkpoint, if there are test documents, and write the model directory."""
+        """Take the best checkpoint or train anew, then test that and write the model directory."""
         checkpoint, stopping = self._checkpoint, self._stopping
         if checkpoint is None or stopping is None:
             return  # fast_dev_run tries whether everything runs, and keeps nothing
