@@ -98,9 +98,9 @@ class HANClassifier(ClassifierMixin, BaseEstimator):  # type: ignore[misc]  # th
         gradient_clip_val: Norm to which gradients are clipped; None for no limit.
         monitor: Which figure of the validation texts makes an epoch the best.
         patience: Training stops when the figure has not improved for so many epochs.
-        refit: Whether to train anew on training and validation texts together, `X_val` among them,
-            when it has trained on the training texts alone; by default if those are fewer than
-            16,000.
+        refit: Whether to train anew on training and validation texts together, when it has trained
+            on the training texts alone; by default if those are fewer than 50,000 and `fit` is
+            given no `X_val`.
         accelerator: `"cpu"`, `"gpu"`, or `"auto"`, which takes one GPU where there is one.
         random_state: Decides everything that is random; an integer gives the same network each
             time (on a CPU bit for bit).
@@ -199,9 +199,8 @@ class HANClassifier(ClassifierMixin, BaseEstimator):  # type: ignore[misc]  # th
         Args:
             X: B texts: a list, a series, an array, or a table of one column. They may be empty.
             y: B labels: strings, integers or booleans.
-            X_val: Texts that decide when to stop, instead of a share of `X`. Where the model is
-                then trained on them too, as by default where `X` is small (see `refit`), its score
-                on them says nothing of other texts; `best_validation_score_` does.
+            X_val: Texts that decide when to stop, instead of a share of `X`; with `refit=True` the
+                model is then trained on them too.
             y_val: Their labels.
 
         Raises:
@@ -221,6 +220,8 @@ class HANClassifier(ClassifierMixin, BaseEstimator):  # type: ignore[misc]  # th
         if X_val is not None:
             held_out, labels = _labelled(X_val, y_val, "X_val", "y_val")
             validation = held_out, _indices(labels, classes)
+            if options["refit"] is None:  # who gives them may ask for their score afterwards
+                options["refit"] = False
         elif not _can_spare(options["validation_share"], len(texts), len(classes)):
             options["validation_share"] = 0.0
 

@@ -14,6 +14,7 @@ from han.batching import Batch
 from han.gru import RaggedGRU
 from han.vocabulary import Vocabulary
 
+MOST_MEMBERS = 100
 LARGEST_TABLES = 64_000_000  # numbers, of all members; a quarter of a gigabyte in single precision
 
 
@@ -203,15 +204,15 @@ class Ensemble(nn.Module):
         options: The arguments by name, enough to build such an ensemble again.
 
     Raises:
-        ValueError: There is no member, or what a network refuses.
+        ValueError: There is no member or too many, or what a network refuses.
     """
 
     members: Sequence[HierarchicalAttentionNetwork]
 
     def __init__(self, members: int = 1, **options: Any) -> None:  # noqa: ANN401  # a network's
         super().__init__()
-        if members < 1:
-            raise ValueError(f"`members` must be at least 1, got {members}.")
+        if not 1 <= members <= MOST_MEMBERS:
+            raise ValueError(f"`members` must be from 1 to {MOST_MEMBERS}, got {members}.")
         self.members = nn.ModuleList(  # type: ignore[assignment]  # it is a sequence of them
             HierarchicalAttentionNetwork(**options) for _ in range(members)
         )

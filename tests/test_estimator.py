@@ -123,6 +123,7 @@ class TestOptions:
             **config["data"],
             "monitor": config["monitor"],
             "patience": config["patience"],
+            "refit": config["refit"],
         }
         of_files = {"train", "validation", "test", "predict", "encoding", "on_bad_row"}
         of_files |= {"text_column", "label_column", "id_column", "split_column"}
@@ -248,8 +249,9 @@ class TestSameAsTheCommandLine:
         table = list(zip(TEXTS, labels, strict=True))
         path = write_rows(folder / "train.csv", table[:30], ["text", "label"])
         held_out = write_rows(folder / "held_out.csv", table[30:], ["text", "label"])
-        theirs = self.files(folder, f"--data.train={path}", f"--data.validation={held_out}")
-        model = tiny(members=2, max_epochs=3, accelerator="cpu").fit(
+        files = (f"--data.train={path}", f"--data.validation={held_out}")
+        theirs = self.files(folder, *files, "--refit=true")
+        model = tiny(members=2, max_epochs=3, refit=True, accelerator="cpu").fit(
             TEXTS[:30], labels[:30], X_val=TEXTS[30:], y_val=labels[30:]
         )
         assert self.ours(folder, model) == theirs
@@ -406,7 +408,7 @@ class TestValidation:
             tiny().fit(TEXTS, LABELS, X_val=[None], y_val=["bad"])
 
     def test_it_stops_training_and_keeps_the_best_epoch(self) -> None:
-        options = {"max_epochs": 12, "patience": 1, "monitor": "val_accuracy"}
+        options = {"max_epochs": 12, "patience": 1, "monitor": "val_accuracy", "refit": False}
         model = learning(**options).fit(TEXTS, LABELS)
         assert model.n_iter_ < 12
         assert model.best_validation_score_ == 1

@@ -300,9 +300,9 @@ class TestEnsemble:
         assert again.options == ensemble.options
         assert again.options == {"members": 3, **ensemble.members[2].options}
 
-    @pytest.mark.parametrize("members", [0, -1])
-    def test_no_member_is_refused(self, members: int) -> None:
-        with pytest.raises(ValueError, match=f"`members` must be at least 1, got {members}"):
+    @pytest.mark.parametrize("members", [0, -1, 101, 10**9])
+    def test_no_member_or_too_many_are_refused(self, members: int) -> None:
+        with pytest.raises(ValueError, match=f"`members` must be from 1 to 100, got {members}"):
             make_ensemble(members)
 
     def test_what_a_network_refuses_is_refused(self) -> None:
@@ -314,7 +314,7 @@ class TestEnsemble:
         expected = ensemble(batch)
         with torch.no_grad():
             outputs = [ensemble(batch) for _ in range(5)]
-        assert all(member._word_table._state[2] is not None for member in ensemble.members)
+        assert all(member.word_table._state[2] is not None for member in ensemble.members)
         for output in outputs:
             for result, reference in zip(output, expected, strict=True):
                 torch.testing.assert_close(result, reference)

@@ -30,6 +30,7 @@ OPTIONS = (
     "--trainer.log_every_n_steps=1",
 )
 RUN = Path("runs/reviews/1")
+REFIT = "checkpoints/refit.ckpt"
 
 
 def fit(*args: str, epochs: int = 4) -> int:
@@ -102,8 +103,8 @@ class TestRefit:
         stop = ("--monitor=val_accuracy", "--patience=1", "--model.learning_rate=1e-9")
         assert fit("--refit=true", "--trainer.callbacks+=LearningRateMonitor", *stop) == 0
         assert record()["refit_epochs"] == record()["epochs"] == 2
-        found = [row["lr-RowwiseAdamW/pg1"] for row in read_csv(RUN / "metrics.csv")]
-        rates = [float(rate) for rate in found if rate][2 * 7 :]
+        found = [row["refit_lr-RowwiseAdamW/pg1"] for row in read_csv(RUN / "metrics.csv")]
+        rates = [float(rate) for rate in found if rate]
         expected = [1e-9 * _one_cycle(step, 2 * 8) for step in range(2 * 8)]
         assert rates == pytest.approx(expected, abs=1e-14)
 
@@ -170,6 +171,42 @@ class TestRefit:
         validated = json.loads(capsys.readouterr().out)["val_loss"]
         assert validated == pytest.approx(min(losses), abs=1e-6)
         assert find_checkpoint("refit", str(RUN), "x") == RUN / "checkpoints/refit.ckpt"
+        assert run_han("validate", *documents[:2], "--run_dir=v", f"--ckpt_path={RUN}/{REFIT}") == 0
+        assert "were trained on the validation documents of their run" in capsys.readouterr().err
+        others = ("--data.predict=reviews.csv", "--data.cache_dir=cache", f"--ckpt_path={RUN}")
+        assert run_han("predict", *others, "--run_dir=p") == 0
+        predicted = Path("p/predictions.jsonl").read_text(encoding="utf-8").splitlines()
+        expected = han.load(RUN).probabilities([row[1] for row in rows()])
+        for line, probabilities in zip(predicted, expected, strict=True):
+            found = json.loads(line)["probabilities"].values()
+            assert list(found) == pytest.approx(probabilities.tolist(), abs=1e-6)
+
+    def test_a_time_limit_leaves_none_for_it(self) -> None:
+        assert fit("--trainer.max_time=00:01:00:00") == 0
+        assert record()["refit_epochs"] is None
+
+    def test_there_is_a_model_should_it_come_to_nothing(
+        self, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+    ) -> None:
+        def fail(*_: object) -> None:
+            raise ValueError("The sky fell.")
+
+        monkeypatch.setattr("han.cli.training.refit", fail)
+        assert fit("--refit=true") == 1
+        assert capsys.readouterr().err.endswith("han: The sky fell.\n")
+        assert_same_weights(model_weights(), checkpoint("best")["state_dict"])
+        config = json.loads((RUN / "model/config.json").read_text(encoding="utf-8"))
+        assert config["training"]["refit"] is False
+
+    def test_texts_given_for_validation_are_held_out_unless_asked(self) -> None:
+        texts, labels = zip(*((row[1], row[2]) for row in rows()), strict=True)
+        held_out = {"X_val": list(texts[30:]), "y_val": list(labels[30:])}
+        for asked, expected in ((None, False), (True, True)):
+            classifier = HANClassifier(
+                vectors="none", embedding_size=8, members=1, max_epochs=1, refit=asked
+            )
+            classifier.fit(list(texts[:30]), list(labels[:30]), **held_out)
+            assert classifier.predictor_.bundle.facts["training"]["refit"] is expected
 
     def test_figures_of_the_test_documents_are_of_the_model(self) -> None:
         assert fit("--refit=true") == 0
@@ -222,7 +259,7 @@ class TestRefit:
         signal.signal(signal.SIGINT, handler)  # Lightning ignores it from then on
         cut = Path("runs/cut/1")
         assert f"--run_dir {cut} --ckpt_path last" in capsys.readouterr().err
-        assert not (cut / "model").exists()
+        assert_same_weights(model_weights(cut), checkpoint("best", cut)["state_dict"])
         assert fit(*args, f"--run_dir={cut}", "--ckpt_path=last") == 0
         assert_same_weights(model_weights(cut), model_weights(Path("runs/whole/1")))
 
@@ -269,8 +306,10 @@ class TestRefit:
         }
         (folder / "own.yaml").write_text(yaml.safe_dump(config), encoding="utf-8")
         assert fit("--refit=true", "--config=own.yaml") == 0
-        rates = [row for row in read_csv(RUN / "metrics.csv") if row.get("lr-RowwiseAdamW/pg1")]
-        assert len(rates) == 4 * 7 + record()["refit_epochs"] * 8
+        rows_of = read_csv(RUN / "metrics.csv")
+        before = [row for row in rows_of if row.get("lr-RowwiseAdamW/pg1")]
+        after = [row for row in rows_of if row.get("refit_lr-RowwiseAdamW/pg1")]
+        assert (len(before), len(after)) == (4 * 7, record()["refit_epochs"] * 8)
 
     def test_the_estimator_trains_the_same(self) -> None:
         write_rows(Path("reviews.csv"), [row[:3] for row in rows()], ("id", "text", "label"))

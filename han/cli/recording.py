@@ -133,7 +133,10 @@ class RefitLogger(Logger):
 
     def log_metrics(self, metrics: Mapping[str, float], step: int | None = None) -> None:
         """Log figures."""
-        renamed = {name.replace("train_", "refit_"): value for name, value in metrics.items()}
+        renamed = {
+            name if name == "epoch" else f"refit_{name.removeprefix('train_')}": value
+            for name, value in metrics.items()
+        }
         for logger in self._loggers:
             logger.log_metrics(renamed, None if step is None else step + self._steps)
 

@@ -198,7 +198,7 @@ class HANCLI(LightningCLI):
             default=None,
             help="Whether fit trains anew on training and validation documents together, when it "
             "has done so on the training documents alone (default: if those are fewer than "
-            "16,000).",
+            "50,000, and --trainer.max_time is not set).",
         )
         parser.add_argument(
             "--baseline",
@@ -324,23 +324,39 @@ class HANCLI(LightningCLI):
         if score is not None and self.trainer.is_global_zero:
             sys.stdout.write(f"best: {self._config.monitor} {float(score):.4f}\n")
         load_weights(self.model, checkpoint.best_model_path)
-        selected = self.model
-        if refits(self._config.refit, self.datamodule):
+        selected, asked = self.model, self._config.refit
+        if asked is None and self._config.trainer.max_time is not None:
+            asked = False  # it would take as long again
+        if refits(asked, self.datamodule):
+            self._save_model()  # should training anew come to nothing
             self._refit(epochs_to_refit(self.trainer, self.model, checkpoint.best_model_path))
         elif self.trainer.is_global_zero:
             checkpoint_file(self.run_dir, REFIT).unlink(missing_ok=True)  # an earlier model's
-        training = {**self.model.options, "refit": self._refit_epochs is not None}
-        facts = {"data": self.datamodule.corpus.summary, "training": training}
+        figures = None
         if "test" in self.datamodule.corpus.splits:
             self.trainer.test(self.model, self.datamodule, verbose=False)
-            facts["metrics"] = self._write_figures()
+            figures = self._write_figures()
+        self._save_model(figures)
         if self.trainer.is_global_zero:
-            vocabulary, labels = self.datamodule.vocabulary, self.datamodule.labels
-            Bundle(self.model.network, vocabulary, labels, facts).save(self.run_dir / MODEL)
             sys.stdout.write(f"model: {self.run_dir / MODEL}\n")
             self._write_record()
         if self._config.baseline:
             self._compare_with_baseline(selected)
+
+    def _save_model(self, figures: dict[str, Any] | None = None) -> None:
+        """Write the model directory.
+
+        Args:
+            figures: Those of the test documents.
+        """
+        data = self.datamodule
+        training = {**self.model.options, "refit": self._refit_epochs is not None}
+        facts = {"data": data.corpus.summary, "training": training}
+        if figures is not None:
+            facts["metrics"] = figures
+        if self.trainer.is_global_zero:
+            bundle = Bundle(self.model.network, data.vocabulary, data.labels, facts)
+            bundle.save(self.run_dir / MODEL)
 
     def _refit(self, epochs: int) -> None:
         """Train the networks anew on training and validation documents."""
@@ -393,6 +409,11 @@ class HANCLI(LightningCLI):
 
     def validate(self, **kwargs: Any) -> None:  # noqa: ANN401  # what Lightning's has
         """Compute and print the figures of the validation documents."""
+        if Path(self._config.ckpt_path).name == f"{REFIT}.ckpt" and self.trainer.is_global_zero:
+            sys.stderr.write(
+                "These networks were trained on the validation documents of their run too; "
+                "--ckpt_path best is of those before.\n"
+            )
         load_weights(self.model, self._config.ckpt_path)
         (figures,) = self.trainer.validate(**kwargs, verbose=False)
         if self.trainer.is_global_zero:
