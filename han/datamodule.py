@@ -263,6 +263,20 @@ class HANDataModule(pl.LightningDataModule):
             source = str(corpus_vectors(self.corpus, training, progress=self.progress))
         return embedding_matrix(self.vocabulary.words, source, cache_dir=cache_dir, seed=self._seed)
 
+    def check_vectors(self) -> None:
+        """See that a network of the width of `vocabulary_from` can be trained anew from `vectors`.
+
+        Raises:
+            ValueError: They are wider or narrower.
+        """
+        found = self._of_vocabulary
+        if found is not None and found.matrix.shape[1] != self.embedding_size:
+            raise ValueError(
+                f"The checkpoint's word vectors are {self.embedding_size} wide, those of `vectors` "
+                f"{found.matrix.shape[1]}; give the `vectors` that it was trained from, or `refit` "
+                "false."
+            )
+
     @property
     def embedding_matrix(self) -> npt.NDArray[np.float32] | None:
         """The rows (V, E) that the embedding starts from; None for random ones."""

@@ -263,6 +263,22 @@ class TestRefit:
         assert fit(*args, f"--run_dir={cut}", "--ckpt_path=last") == 0
         assert_same_weights(model_weights(cut), model_weights(Path("runs/whole/1")))
 
+    def test_a_resumed_run_needs_the_vectors_that_it_began_with(
+        self, capsys: pytest.CaptureFixture[str]
+    ) -> None:
+        assert fit("--refit=false") == 0
+        capsys.readouterr()
+        before = (RUN / "checkpoints/last.ckpt").read_bytes()
+        others = ("--data.vectors=builtin", "--trainer.max_epochs=5", "--data.cache_dir=cache")
+        resumed = ("fit", "--data.train=reviews.csv", f"--run_dir={RUN}", "--ckpt_path=last")
+        assert run_han(*resumed, *others, "--refit=true") == 1
+        told = capsys.readouterr().err.splitlines()[-1]
+        assert told == (
+            "han: The checkpoint's word vectors are 8 wide, those of `--data.vectors` 50; give the "
+            "`--data.vectors` that it was trained from, or `--refit` false."
+        )
+        assert (RUN / "checkpoints/last.ckpt").read_bytes() == before
+
     def test_training_does_not_go_on_from_it(self, capsys: pytest.CaptureFixture[str]) -> None:
         assert fit("--refit=true", epochs=1) == 0
         capsys.readouterr()

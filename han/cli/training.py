@@ -280,12 +280,14 @@ class HANCLI(LightningCLI):
         return super().instantiate_trainer(**kwargs, logger=loggers or False, plugins=plugins)
 
     def before_fit(self) -> None:
-        """Say what was read, and what will compute."""
+        """Say what was read, and what will compute; see that training anew will be possible."""
         if self.trainer.is_global_zero:
             _describe(self.datamodule)
             if self.trainer.strategy.root_device.type == "cpu":
                 threads = torch.get_num_threads()
                 sys.stderr.write(f"{threads} thread{'s'[: threads - 1]}, {native.description()}\n")
+        if self._trained is not None and self._refits():
+            self.datamodule.check_vectors()
 
     def _describe_recipe(self, trainer: pl.Trainer, module: pl.LightningModule) -> None:
         """Say how training goes, also what follows from the documents."""
@@ -324,10 +326,8 @@ class HANCLI(LightningCLI):
         if score is not None and self.trainer.is_global_zero:
             sys.stdout.write(f"best: {self._config.monitor} {float(score):.4f}\n")
         load_weights(self.model, checkpoint.best_model_path)
-        selected, asked = self.model, self._config.refit
-        if asked is None and self._config.trainer.max_time is not None:
-            asked = False  # it would take as long again
-        if refits(asked, self.datamodule):
+        selected = self.model
+        if self._refits():
             self._save_model()  # should training anew come to nothing
             self._refit(epochs_to_refit(self.trainer, self.model, checkpoint.best_model_path))
         elif self.trainer.is_global_zero:
@@ -342,6 +342,12 @@ class HANCLI(LightningCLI):
             self._write_record()
         if self._config.baseline:
             self._compare_with_baseline(selected)
+
+    def _refits(self) -> bool:
+        asked = self._config.refit
+        if asked is None and self._config.trainer.max_time is not None:
+            return False  # it would take as long again
+        return refits(asked, self.datamodule)
 
     def _save_model(self, figures: dict[str, Any] | None = None) -> None:
         """Write the model directory.
@@ -626,7 +632,7 @@ def _naming_options(message: str) -> str:
         for group, made in (("model", HANModule), ("data", HANDataModule))
         for name in inspect.signature(made).parameters
     }
-    options["seed"] = "--seed_everything"
+    options |= {"seed": "--seed_everything", "refit": "--refit"}
     return re.sub(r"`(\w+)`", lambda found: f"`{options.get(found[1], found[1])}`", message)
 
 
