@@ -216,11 +216,11 @@ def affordable(predictor: Predictor, documents: Sequence[Document]) -> list[int]
 
 
 def cost_of(predictor: Predictor, document: Document) -> float:
-    """Return `scoring_cost` of a document; infinity where its length alone says enough."""
+    """Return `scoring_cost` for all networks; infinity where a document's length says enough."""
     if len(document.text) > AFFORDED_CHARACTERS:
         return math.inf
     (words,) = predictor.bundle.vocabulary.encode([document.text])
-    return scoring_cost(words.words_per_sentence)
+    return len(predictor.bundle.network.members) * scoring_cost(words.words_per_sentence)
 
 
 def scoring_cost(words_per_sentence: npt.NDArray[np.int32]) -> int:
