@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 import threading
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
@@ -12,8 +13,8 @@ import numpy as np
 import numpy.typing as npt
 import torch
 from torch import Tensor
-from torch.func import functional_call
 
+from han.attention import UniformAttention
 from han.batching import Batch
 from han.model import Ensemble, HANOutput, HierarchicalAttentionNetwork, average
 
@@ -64,24 +65,26 @@ def _attention_gradient(
 ) -> tuple[HANOutput, Attribution]:
     words_per_sentence, encoder = batch.words_per_sentence, network.sentence_encoder
     with torch.no_grad():
-        hidden = network.read_words(batch.tokens, words_per_sentence)  # (N, 2H)
-        sentences, word_attention = network.word_encoder.pool(hidden, words_per_sentence)
+        hidden = network.read_words(batch.tokens, words_per_sentence)  # (N, D)
+        sentences, word_heads = network.word_encoder.pool(hidden, words_per_sentence)
     sentences.requires_grad_()
     with torch.enable_grad(), _differentiable_rnn(hidden.device):
-        states = encoder.gru(sentences, batch.sentences_per_document)  # (S, 2H)
-        documents, sentence_attention = encoder.pool(states, batch.sentences_per_document)
+        states = encoder.reader(sentences, batch.sentences_per_document)  # (S, D)
+        documents, sentence_heads = encoder.pool(states, batch.sentences_per_document)
         logits = network.classifier(documents)
         of_words = []
-        for gradient in _of_each_class(logits, sentences):  # (S, 2H): d logit_c / d s_i
+        for gradient in _of_each_class(logits, sentences):  # (S, K D): d logit_c / d s_i
             spread = gradient.repeat_interleave(
                 words_per_sentence, dim=0, output_size=len(batch.tokens)
             )
-            of_words.append(spread.mul_(hidden).sum(1).mul_(word_attention))
+            of_heads = spread.view(*word_heads.shape, hidden.shape[1]).mul_(hidden[:, None])
+            of_words.append(of_heads.sum(2).mul_(word_heads).sum(1))
     with torch.no_grad():
-        # The document's vector is the sum of b_i h_i, and a logit is linear in it.
-        of_sentences = states @ network.classifier.weight.t() * sentence_attention[:, None]
+        # The document's vector is the sums of b_ik h_i, and a logit is linear in it.
+        weight = network.classifier.weight.view(len(of_words), -1, states.shape[1])
+        of_sentences = torch.einsum("sd,ckd,sk->sc", states, weight, sentence_heads)
     empty = batch.sentences_per_document == 0
-    output = HANOutput(logits.detach(), word_attention, sentence_attention.detach(), empty)
+    output = HANOutput.of_heads(logits.detach(), word_heads, sentence_heads.detach(), empty)
     return output, Attribution(torch.stack(of_words, 1), of_sentences)
 
 
@@ -110,13 +113,13 @@ def _input_gradient(network: HierarchicalAttentionNetwork, batch: Batch) -> Attr
         if tokens.device.type == "cpu":
             # x . W' g = W x . g: the gradient is needed behind the input weights alone.
             with torch.no_grad():
-                inputs = encoder.gru.project(vectors)  # (N, 6H)
-                parts = inputs - encoder.gru.project(torch.zeros_like(vectors[:1]))
-            hidden = encoder.gru.recur(inputs.requires_grad_(), words_per_sentence, rows)
+                inputs = encoder.reader.project(vectors)  # (N, 6H) of a GRU
+                parts = inputs - encoder.reader.project(torch.zeros_like(vectors[:1]))
+            hidden = encoder.reader.encode(inputs.requires_grad_(), words_per_sentence, rows)
         else:
             parts = vectors
             inputs = vectors.clone().requires_grad_()
-            hidden = encoder.gru(inputs, words_per_sentence, rows)
+            hidden = encoder.reader(inputs, words_per_sentence, rows)
         sentences, _ = encoder.pool(hidden, words_per_sentence)
         documents, _ = network.sentence_encoder(sentences, batch.sentences_per_document)
         logits = network.classifier(documents)
@@ -197,17 +200,14 @@ def masked_probabilities(
 
 
 def uniform_output(network: Ensemble, batch: Batch) -> HANOutput:
-    """Return what the ensemble computes when every word and every sentence weighs the same.
-
-    A context vector of zeros gives each unit of a segment the same weight.
-    """
-    zeros = {
-        name: torch.zeros_like(parameter)
-        for name, parameter in network.named_parameters()
-        if name.endswith(".attention.context")
-    }
+    """Return what the ensemble computes when every word and every sentence weighs the same."""
+    shared = [*network.parameters(), *(member.word_table for member in network.members)]
+    evened = copy.deepcopy(network, {id(part): part for part in shared})
+    for member in evened.members:
+        for encoder in (member.word_encoder, member.sentence_encoder):
+            encoder.attention = UniformAttention(encoder.attention.heads)
     with torch.no_grad():
-        output: HANOutput = functional_call(network, zeros, (batch,))
+        output: HANOutput = evened(batch)
     return output
 
 

@@ -11,10 +11,10 @@ import hashlib
 import json
 import textwrap
 from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, is_dataclass
 from importlib.metadata import version
 from pathlib import Path
-from typing import Any, get_type_hints
+from typing import Any, Literal, get_args, get_origin, get_type_hints
 
 import safetensors.torch
 import torch
@@ -22,14 +22,14 @@ from safetensors import SafetensorError
 
 from han.atomic import atomic_directory
 from han.explanation import ModelReference
-from han.model import Ensemble, HierarchicalAttentionNetwork
+from han.model import GROUPS, Ensemble, HierarchicalAttentionNetwork
 from han.tokenization import Tokenizer
 from han.vocabulary import Vocabulary
 
 DISTRIBUTION = "han-classifier"
-FORMAT, EARLIER = "han.model/2", "han.model/1"
+FORMAT, *EARLIER = "han.model/3", "han.model/2", "han.model/1"
 # Options that older models lack.
-_ADDED = {"uniform_attention", "members", "hierarchical"}
+_ADDED = {"members", "hierarchical", *GROUPS, "word_encoder", "sentence_encoder"}
 CONFIG, WEIGHTS, TOKENIZER, CARD = "config.json", "model.safetensors", "tokenizer.json", "README.md"
 
 
@@ -211,7 +211,7 @@ def _read_config(directory: Path) -> dict[str, Any]:
     except (ValueError, RecursionError) as error:
         raise ValueError(f"{path} is not JSON: {error}. {_ADVICE}") from error
     found = config.get("format") if isinstance(config, dict) else None
-    if found not in (FORMAT, EARLIER):
+    if found not in (FORMAT, *EARLIER):
         raise ValueError(
             f"{path} has the format {found!r:.40}; this version of han reads {FORMAT!r}: "
             "train again, or install the version that wrote it."
@@ -227,15 +227,28 @@ def _parameters(made: type) -> dict[str, Any]:
 
 
 def _arguments(config: Mapping[str, Any], key: str, types: Mapping[str, Any]) -> dict[str, Any]:
-    """Return the arguments that `key` holds: all that there are types of, each of its own."""
-    given = config.get(key)
+    """Return the arguments that `key` holds: all that there are types of, each of its own.
+
+    A group of them, which has a dataclass for its type, is an object of its own.
+    """
+    given = config.get(key.rpartition(".")[2])
     if not isinstance(given, dict) or given.keys() | (_ADDED & types.keys()) != types.keys():
         raise ValueError(f"`{key}` must be an object of {', '.join(types)}.")
     for name, value in given.items():
-        number = int | float if types[name] is float else types[name]
-        if not isinstance(value, number) or (isinstance(value, bool) and number is not bool):
+        hint = types[name]
+        if isinstance(hint, type) and is_dataclass(hint):
+            _arguments(given, f"{key}.{name}", _parameters(hint))
+        elif not _fits(value, hint):
             raise ValueError(f"`{key}.{name}` cannot be {value!r:.40}.")
     return given
+
+
+def _fits(value: object, hint: Any) -> bool:  # noqa: ANN401
+    """Tell whether a JSON value is of a type."""
+    if get_origin(hint) is Literal:
+        return value in get_args(hint)
+    number = int | float if hint is float else hint
+    return isinstance(value, number) and (number is bool or not isinstance(value, bool))
 
 
 def _labels(config: Mapping[str, Any]) -> tuple[str, ...]:

@@ -26,11 +26,14 @@ from sklearn.utils import check_random_state
 from sklearn.utils.multiclass import check_classification_targets
 from sklearn.utils.validation import check_consistent_length, check_is_fitted, column_or_1d
 
+from han.attention import Weighting
 from han.bundle import Bundle
 from han.corpus.building import natural_order, validation_size
 from han.documents.rows import as_name, encodable
 from han.explanation import Explanation
+from han.model import GROUPS, Encoder
 from han.predictor import Predictor, load
+from han.transformer import Blocks
 
 Texts = Iterable[str]
 Labels = npt.ArrayLike
@@ -52,15 +55,20 @@ class HANClassifier(ClassifierMixin, BaseEstimator):  # type: ignore[misc]  # th
     Args:
         members: Number of networks that are trained side by side, each from its own start; the mean
             of their logits is the answer.
-        hidden_size: Width H of each GRU direction, at both levels.
+        hidden_size: Width H of each GRU direction, at both levels; a transformer is 2H wide.
         attention_size: Width A of the context vectors, at both levels.
         word_dropout: Probability that a word of the vocabulary is read as unknown throughout a
             training batch.
         embedding_dropout: Dropout of word vectors, the same wherever a word occurs in a batch.
-        encoder_dropout: Dropout of the hidden states of both GRUs.
+        encoder_dropout: Dropout of the hidden states that attention pools, at both levels.
         classifier_dropout: Dropout of the document vector.
-        uniform_attention: Whether all words of a sentence, and all sentences of a document, weigh
-            the same instead of as is learned.
+        word_attention: How attention weighs the words of a sentence, a `han.attention.Weighting`;
+            by default one with its own defaults.
+        sentence_attention: How attention weighs the sentences of a document, the same way.
+        word_encoder: What reads the words of a sentence, `"gru"` or `"transformer"`.
+        sentence_encoder: What reads the sentences of a document.
+        transformer: The `han.transformer.Blocks` of a transformer, at either level; by default with
+            their own defaults.
         sentence_dropout: Probability of leaving a sentence out of a training document.
         label_smoothing: Share of each target's probability that is spread over all classes.
         optimizer: `"adamw"`, or `"sgd"` with momentum.
@@ -124,7 +132,11 @@ class HANClassifier(ClassifierMixin, BaseEstimator):  # type: ignore[misc]  # th
         embedding_dropout: float = 0.3,
         encoder_dropout: float = 0.0,
         classifier_dropout: float = 0.4,
-        uniform_attention: bool = False,
+        word_attention: Weighting | None = None,
+        sentence_attention: Weighting | None = None,
+        word_encoder: Encoder = "gru",
+        sentence_encoder: Encoder = "gru",
+        transformer: Blocks | None = None,
         sentence_dropout: float = 0.3,
         label_smoothing: float = 0.1,
         optimizer: Literal["adamw", "sgd"] = "adamw",
@@ -161,7 +173,11 @@ class HANClassifier(ClassifierMixin, BaseEstimator):  # type: ignore[misc]  # th
         self.embedding_dropout = embedding_dropout
         self.encoder_dropout = encoder_dropout
         self.classifier_dropout = classifier_dropout
-        self.uniform_attention = uniform_attention
+        self.word_attention = word_attention
+        self.sentence_attention = sentence_attention
+        self.word_encoder = word_encoder
+        self.sentence_encoder = sentence_encoder
+        self.transformer = transformer
         self.sentence_dropout = sentence_dropout
         self.label_smoothing = label_smoothing
         self.optimizer = optimizer
@@ -376,6 +392,9 @@ class HANClassifier(ClassifierMixin, BaseEstimator):  # type: ignore[misc]  # th
         share = options["validation_share"] = options.pop("validation_fraction")
         if not 0 <= share < 1:
             raise ValueError(f"`validation_fraction` must be from 0 to below 1, got {share}.")
+        for group in GROUPS:
+            if options[group] is None:
+                del options[group]
         options["seed"] = _seed(self.random_state)
         return options
 
@@ -641,5 +660,7 @@ _WORDS = {
     str: "a string",
     bool: "True or False",
     type(None): "None",
+    Weighting: "a han.attention.Weighting",
+    Blocks: "a han.transformer.Blocks",
 }
 _MISSING = ("None", "nan", "<NA>", "NaT", "inf", "-inf")

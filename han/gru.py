@@ -29,10 +29,16 @@ class RaggedGRU(nn.GRU):
     Args:
         input_size: Width E of each input.
         hidden_size: Width H of each direction's hidden state.
+
+    Attributes:
+        output_size: Width 2H of the states.
+        projected_size: Width 6H of what `project` returns.
     """
 
     def __init__(self, input_size: int, hidden_size: int) -> None:
         super().__init__(input_size, hidden_size, bidirectional=True)
+        self.output_size = 2 * hidden_size
+        self.projected_size = 6 * hidden_size
 
     def forward(  # type: ignore[override]  # ragged sequences instead of padded ones
         self, inputs: Tensor, lengths: Tensor, rows: Tensor | None = None
@@ -52,7 +58,7 @@ class RaggedGRU(nn.GRU):
             return self._forward_packed(inputs if rows is None else inputs[rows], lengths)
         if rows is None:
             rows = torch.arange(len(inputs))
-        return self.recur(self.project(inputs), lengths, rows)
+        return self.encode(self.project(inputs), lengths, rows)
 
     def project(self, inputs: Tensor) -> Tensor:
         """Multiply distinct inputs (U, E) by the input weights and add what biases can be added.
@@ -69,7 +75,7 @@ class RaggedGRU(nn.GRU):
         projected = functional.linear(inputs, weights, bias)
         return projected.to(weights.dtype)  # autocast may have narrowed it
 
-    def recur(self, projected: Tensor, lengths: Tensor, rows: Tensor) -> Tensor:
+    def encode(self, projected: Tensor, lengths: Tensor, rows: Tensor) -> Tensor:
         """Encode sequences on a CPU, given what `project` returned for their distinct inputs.
 
         Args:

@@ -2,20 +2,40 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from typing import Any, NamedTuple
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict
+from typing import Any, Literal, NamedTuple, get_args
 
 import torch
 from torch import Tensor, nn
 from torch.optim.optimizer import register_optimizer_step_post_hook
 
-from han.attention import AdditiveAttention, segment_index
+from han.attention import Weighting, attention_pooling, segment_index
 from han.batching import Batch
 from han.gru import RaggedGRU
+from han.transformer import Blocks, RaggedTransformer
 from han.vocabulary import Vocabulary
 
 MOST_MEMBERS = 100
+Encoder = Literal["gru", "transformer"]
+ATTENTIONS = ("word_attention", "sentence_attention")
+GROUPS: dict[str, type[Weighting | Blocks]] = {
+    **dict.fromkeys(ATTENTIONS, Weighting),
+    "transformer": Blocks,
+}
 LARGEST_TABLES = 64_000_000  # numbers, of all members; a quarter of a gigabyte in single precision
+
+
+class Draws(NamedTuple):
+    """How likely it was what hard attention drew in each of B documents, in training.
+
+    Attributes:
+        log_probability: Floats (B,), in nats, of all its sentences' and its own draws together.
+        entropy: Floats (B,), in nats, the sum of theirs.
+    """
+
+    log_probability: Tensor
+    entropy: Tensor
 
 
 class HANOutput(NamedTuple):
@@ -24,37 +44,81 @@ class HANOutput(NamedTuple):
     Attributes:
         logits: Floats (B, C), unnormalised scores of the classes; of an empty document the
             classifier's bias.
-        word_attention: Floats (N,), at least 0; those of one sentence sum to 1.
-        sentence_attention: Floats (S,), at least 0; those of one document sum to 1.
+        word_attention: Floats (N,), at least 0; those of one sentence sum to 1. Where there are
+            several heads, their mean.
+        sentence_attention: Floats (S,), at least 0; those of one document sum to 1. Where there
+            are several heads, their mean.
         empty: bool (B,), documents without a word.
+        word_heads: Floats (N, K), the word attention of each head.
+        sentence_heads: Floats (S, K), the sentence attention of each head.
+        draws: What hard attention drew; None where all that it does has a gradient.
     """
 
     logits: Tensor
     word_attention: Tensor
     sentence_attention: Tensor
     empty: Tensor
+    word_heads: Tensor
+    sentence_heads: Tensor
+    draws: Draws | None = None
+
+    @classmethod
+    def of_heads(
+        cls,
+        logits: Tensor,
+        word_heads: Tensor,
+        sentence_heads: Tensor,
+        empty: Tensor,
+        draws: Draws | None = None,
+    ) -> HANOutput:
+        """Make an output of what each head computed, whose means are what is shown."""
+        words, sentences = (
+            heads[:, 0] if heads.shape[1] == 1 else heads.mean(1)
+            for heads in (word_heads, sentence_heads)
+        )
+        return cls(logits, words, sentences, empty, word_heads, sentence_heads, draws)
 
 
 class AttentiveEncoder(nn.Module):
     """Read each sequence with a bidirectional GRU and pool its states by attention.
 
     The network applies it twice: to the words of each sentence (Yang et al. 2016, eqs. 1-7), and to
-    the sentences of each document (eqs. 8-10).
+    the sentences of each document (eqs. 8-10). A transformer may read in place of the GRU.
 
     Args:
         input_size: Width E of each input.
-        hidden_size: Width H of each GRU direction.
-        attention_size: Width A of the context vector.
+        hidden_size: Width H of each GRU direction; a transformer is 2H wide.
+        attention_size: Width A of the context vectors.
         dropout: Probability of setting an element of a hidden state to zero in training.
+        weighting: How attention weighs the states.
+        encoder: What reads the sequences.
+        blocks: The blocks of a transformer.
+
+    Attributes:
+        reader: What makes hidden states (N, D) of inputs; D is 2H.
+        attention: What pools them to vectors (S, K D), for K heads.
+        output_size: K D.
     """
 
     def __init__(
-        self, input_size: int, hidden_size: int, attention_size: int, dropout: float = 0.0
+        self,
+        input_size: int,
+        hidden_size: int,
+        attention_size: int,
+        dropout: float = 0.0,
+        weighting: Weighting = Weighting(),
+        encoder: Encoder = "gru",
+        blocks: Blocks = Blocks(),
     ) -> None:
         super().__init__()
-        self.gru = RaggedGRU(input_size, hidden_size)
-        self.attention = AdditiveAttention(2 * hidden_size, attention_size)
+        self.reader: RaggedGRU | RaggedTransformer
+        if encoder == "gru":
+            self.reader = RaggedGRU(input_size, hidden_size)
+        else:
+            self.reader = RaggedTransformer(input_size, 2 * hidden_size, blocks)
+        self.attention = attention_pooling(self.reader.output_size, attention_size, weighting)
         self.dropout = nn.Dropout(dropout)
+        self.output_size = weighting.heads * self.reader.output_size
 
     def forward(
         self, inputs: Tensor, lengths: Tensor, rows: Tensor | None = None
@@ -67,12 +131,13 @@ class AttentiveEncoder(nn.Module):
             rows: Which row of `inputs` stands at each step.
 
         Returns:
-            A vector (S, 2H) for each sequence, and the weight (N,) of each step in its sequence.
+            A vector (S, K D) for each sequence, and the weights (N, K) of each step in its
+            sequence.
         """
-        return self.pool(self.gru(inputs, lengths, rows), lengths)
+        return self.pool(self.reader(inputs, lengths, rows), lengths)
 
     def pool(self, hidden: Tensor, lengths: Tensor) -> tuple[Tensor, Tensor]:
-        """Pool the hidden states (N, 2H) of the GRU; returns what `forward` does."""
+        """Pool the hidden states (N, D) of the reader; returns what `forward` does."""
         pooled, weights = self.attention(self.dropout(hidden), lengths)
         return pooled, weights
 
@@ -94,14 +159,18 @@ class HierarchicalAttentionNetwork(nn.Module):
         embedding_dropout: Dropout of word vectors, the same wherever a word occurs in a batch.
         encoder_dropout: Dropout of the hidden states of both GRUs.
         classifier_dropout: Dropout of the document vector.
-        uniform_attention: Whether all words of a sentence, and all sentences of a document, weigh
-            the same instead of as is learned (HN-AVE in the paper's Table 2).
+        word_attention: How attention weighs the words of a sentence.
+        sentence_attention: How attention weighs the sentences of a document.
+        word_encoder: What reads the words of a sentence.
+        sentence_encoder: What reads the sentences of a document.
+        transformer: The blocks of a transformer, at either level.
 
     Attributes:
-        options: The constructor's arguments by name, enough to build such a network again.
+        options: The constructor's arguments by name, those of a group by theirs: JSON values,
+            enough to build such a network again, see `network_options`.
 
     Raises:
-        ValueError: A size is below 1 or a probability outside [0, 1).
+        ValueError: A size is below 1, a probability outside [0, 1), or there is no such encoder.
     """
 
     def __init__(
@@ -115,7 +184,11 @@ class HierarchicalAttentionNetwork(nn.Module):
         embedding_dropout: float = 0.0,
         encoder_dropout: float = 0.0,
         classifier_dropout: float = 0.0,
-        uniform_attention: bool = False,
+        word_attention: Weighting = Weighting(),
+        sentence_attention: Weighting = Weighting(),
+        word_encoder: Encoder = "gru",
+        sentence_encoder: Encoder = "gru",
+        transformer: Blocks = Blocks(),
     ) -> None:
         super().__init__()
         sizes = {
@@ -137,55 +210,84 @@ class HierarchicalAttentionNetwork(nn.Module):
         for name, probability in dropouts.items():
             if not 0 <= probability < 1:
                 raise ValueError(f"`{name}` must be at least 0 and below 1, got {probability}.")
-        self.options: dict[str, int | float | bool] = {
+        encoders = {"word_encoder": word_encoder, "sentence_encoder": sentence_encoder}
+        for name, encoder in encoders.items():
+            if encoder not in get_args(Encoder):
+                known = ", ".join(get_args(Encoder))
+                raise ValueError(f"`{name}` must be one of {known}, got {encoder!r:.40}.")
+        self.options: dict[str, Any] = {
             **sizes,
             **dropouts,
-            "uniform_attention": uniform_attention,
+            "word_attention": asdict(word_attention),
+            "sentence_attention": asdict(sentence_attention),
+            **encoders,
+            "transformer": asdict(transformer),
         }
         self.word_dropout = word_dropout
         self.embedding = nn.Embedding(vocabulary_size, embedding_size)
         self.embedding_dropout = nn.Dropout(embedding_dropout)
         self.word_encoder = AttentiveEncoder(
-            embedding_size, hidden_size, attention_size, encoder_dropout
+            embedding_size,
+            hidden_size,
+            attention_size,
+            encoder_dropout,
+            word_attention,
+            word_encoder,
+            transformer,
         )
         self.sentence_encoder = AttentiveEncoder(
-            2 * hidden_size, hidden_size, attention_size, encoder_dropout
+            self.word_encoder.output_size,
+            hidden_size,
+            attention_size,
+            encoder_dropout,
+            sentence_attention,
+            sentence_encoder,
+            transformer,
         )
         self.word_table = _WordTable()
         self.classifier_dropout = nn.Dropout(classifier_dropout)
-        self.classifier = nn.Linear(2 * hidden_size, num_classes)
-        if uniform_attention:
-            for encoder in (self.word_encoder, self.sentence_encoder):
-                encoder.attention.make_uniform()
+        self.classifier = nn.Linear(self.sentence_encoder.output_size, num_classes)
 
     def forward(self, batch: Batch) -> HANOutput:
         """Read the batch's documents; each one's result does not depend on the others."""
-        hidden = self.read_words(batch.tokens, batch.words_per_sentence)  # (N, 2H)
-        sentences, word_attention = self.word_encoder.pool(hidden, batch.words_per_sentence)
-        documents, sentence_attention = self.sentence_encoder(
-            sentences, batch.sentences_per_document
-        )
+        hidden = self.read_words(batch.tokens, batch.words_per_sentence)  # (N, D)
+        sentences, word_heads = self.word_encoder.pool(hidden, batch.words_per_sentence)
+        documents, sentence_heads = self.sentence_encoder(sentences, batch.sentences_per_document)
         logits = self.classifier(self.classifier_dropout(documents))  # (B, C)
         empty = batch.sentences_per_document == 0
-        return HANOutput(logits, word_attention, sentence_attention, empty)
+        draws = self._take_draws(batch)
+        return HANOutput.of_heads(logits, word_heads, sentence_heads, empty, draws)
 
     def read_words(self, tokens: Tensor, words_per_sentence: Tensor) -> Tensor:
-        """Return the hidden states (N, 2H) of the words of sentences that lie end to end.
+        """Return the hidden states (N, D) of the words of sentences that lie end to end.
 
         Args:
             tokens: int64 (N,), word ids.
             words_per_sentence: int64 (S,), sums to N.
         """
-        gru = self.word_encoder.gru
+        reader = self.word_encoder.reader
         if self.training or torch.is_grad_enabled() or tokens.device.type != "cpu":
             self.word_table.forget()  # the weights may be about to change
             dropout = self.word_dropout if self.training else 0.0
             words, rows = _distinct(tokens, len(self.embedding.weight), dropout)
             vectors = self.embedding_dropout(self.embedding(words))  # (U, E)
-            states: Tensor = gru(vectors, words_per_sentence, rows)
+            states: Tensor = reader(vectors, words_per_sentence, rows)
             return states
-        projected, rows = self.word_table.look_up(tokens, self.embedding.weight, gru)
-        return gru.recur(projected, words_per_sentence, rows)
+        projected, rows = self.word_table.look_up(tokens, self.embedding.weight, reader)
+        return reader.encode(projected, words_per_sentence, rows)
+
+    def _take_draws(self, batch: Batch) -> Draws | None:
+        """Add up what hard attention drew for each document, at both levels."""
+        of_words = self.word_encoder.attention.take_draw()
+        of_sentences = self.sentence_encoder.attention.take_draw()
+        totals = []  # (2, B)
+        if of_words is not None:
+            document = segment_index(batch.sentences_per_document)  # (S,)
+            of_each = torch.stack(of_words).sum(2)  # (2, S)
+            totals.append(of_each.new_zeros(2, len(batch)).index_add(1, document, of_each))
+        if of_sentences is not None:
+            totals.append(torch.stack(of_sentences).sum(2))
+        return Draws(*torch.stack(totals).sum(0)) if totals else None
 
 
 class Ensemble(nn.Module):
@@ -197,7 +299,7 @@ class Ensemble(nn.Module):
 
     Args:
         members: Number of networks.
-        options: Arguments of each `HierarchicalAttentionNetwork`.
+        options: Arguments of each `HierarchicalAttentionNetwork`; groups of them may be mappings.
 
     Attributes:
         members: The networks.
@@ -214,15 +316,15 @@ class Ensemble(nn.Module):
         if not 1 <= members <= MOST_MEMBERS:
             raise ValueError(f"`members` must be from 1 to {MOST_MEMBERS}, got {members}.")
         self.members = nn.ModuleList(  # type: ignore[assignment]  # it is a sequence of them
-            HierarchicalAttentionNetwork(**options) for _ in range(members)
+            HierarchicalAttentionNetwork(**network_options(options)) for _ in range(members)
         )
         for member in self.members:
             member.word_table.largest = LARGEST_TABLES // members
-        self.options: dict[str, int | float | bool] = {
+        self.options: dict[str, Any] = {
             "members": members,
             **self.members[0].options,
         }
-        self.register_load_state_dict_pre_hook(_name_only_member)  # type: ignore[no-untyped-call]
+        self.register_load_state_dict_pre_hook(_rename)  # type: ignore[no-untyped-call]
 
     @property
     def embeddings(self) -> list[nn.Embedding]:
@@ -244,7 +346,8 @@ def average(outputs: Sequence[HANOutput], batch: Batch) -> HANOutput:
 
     A logit is the mean of theirs. So is a sentence's weight, and so is a word's share of the
     document, the product of its weight and its sentence's: a word's weight in its sentence is the
-    mean of theirs, each as heavy as the weight that its network gives the sentence.
+    mean of theirs, each as heavy as the weight that its network gives the sentence. The heads are
+    those of the first network, then those of the second, and so on.
 
     Args:
         outputs: One of each network, at least one.
@@ -263,19 +366,44 @@ def average(outputs: Sequence[HANOutput], batch: Batch) -> HANOutput:
         (words * heaviness[:, sentence]).sum(0),
         sentences.mean(0),
         outputs[0].empty,
+        torch.cat([output.word_heads for output in outputs], 1),
+        torch.cat([output.sentence_heads for output in outputs], 1),
     )
 
 
-def _name_only_member(module: nn.Module, state: dict[str, Any], prefix: str, *_: object) -> None:
-    """Read the weights of a network that was saved when there were no ensembles."""
+def network_options(options: Mapping[str, Any]) -> dict[str, Any]:
+    """Return the arguments of a network, of `HierarchicalAttentionNetwork.options`.
+
+    What is not in `options` has its default, as in networks that were saved before it was there.
+
+    Raises:
+        ValueError: A group of them is unfit.
+        TypeError: There is no such argument in a group.
+    """
+    arguments = dict(options)
+    if arguments.pop("uniform_attention", False):  # an option before there were others
+        raise ValueError(
+            "`uniform_attention` networks of earlier versions cannot be read; train again with "
+            "`normalization: uniform` for `word_attention` and `sentence_attention`."
+        )
+    for name, made in GROUPS.items():
+        if isinstance(arguments.get(name), Mapping):
+            arguments[name] = made(**arguments[name])
+    return arguments
+
+
+def _rename(module: nn.Module, state: dict[str, Any], prefix: str, *_: object) -> None:
+    """Read weights that were saved when there were no ensembles, and no reader but the GRU."""
     of_members = f"{prefix}members."
     for name in [name for name in state if name.startswith(prefix)]:
-        if not name.startswith(of_members):
-            state[f"{of_members}0.{name.removeprefix(prefix)}"] = state.pop(name)
+        value, own = state.pop(name), name
+        if not own.startswith(of_members):
+            own = f"{of_members}0.{name.removeprefix(prefix)}"
+        state[own.replace("_encoder.gru.", "_encoder.reader.")] = value
 
 
 class _WordTable:
-    """What the GRU's input weights make of each word, computed once for many batches.
+    """What the input weights of the words' reader make of each word, once for many batches.
 
     Without training, every batch multiplies much the same words by the same weights. Once a quarter
     as many have been multiplied as the vocabulary holds, all of it is, and batches only look their
@@ -296,27 +424,29 @@ class _WordTable:
         """Start anew."""
         self._state = (None, 0, None)
 
-    def look_up(self, tokens: Tensor, vectors: Tensor, gru: RaggedGRU) -> tuple[Tensor, Tensor]:
-        """Return what `RaggedGRU.project` makes of words, and which of its rows each token is.
+    def look_up(
+        self, tokens: Tensor, vectors: Tensor, reader: RaggedGRU | RaggedTransformer
+    ) -> tuple[Tensor, Tensor]:
+        """Return what `reader.project` makes of words, and which of its rows each token is.
 
         Args:
             tokens: int64 (N,), word ids.
             vectors: Floats (V, E), the word vectors.
-            gru: The recurrent encoder of the words.
+            reader: What reads the words.
         """
-        parameters = (vectors, *gru.parameters())
+        parameters = (vectors, *reader.parameters())
         weights = None
         if not any(p.is_inference() for p in parameters):  # those have no version number
             weights = [(p.data_ptr(), p._version, _steps_taken) for p in parameters]
         of_weights, multiplied, table = self._state
         if weights is None or of_weights != weights:
             multiplied, table = 0, None
-        numbers = len(vectors) * 6 * gru.hidden_size
+        numbers = len(vectors) * reader.projected_size
         if table is None and 4 * multiplied >= len(vectors) and numbers <= self.largest:
-            table = gru.project(vectors)
+            table = reader.project(vectors)
         if table is None:
             words, rows = _distinct(tokens, len(vectors))
-            projected, multiplied = gru.project(vectors[words]), multiplied + len(words)
+            projected, multiplied = reader.project(vectors[words]), multiplied + len(words)
         else:
             projected, rows = table, tokens
         self._state = (weights, multiplied, table)

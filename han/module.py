@@ -16,12 +16,15 @@ from torch.optim.lr_scheduler import LambdaLR
 from torchmetrics import CatMetric, MetricCollection, SumMetric
 from torchmetrics.classification import MulticlassAccuracy, MulticlassF1Score
 
+from han.attention import Weighting
 from han.batching import Batch
 from han.metrics import classification_figures
-from han.model import Ensemble, HANOutput
+from han.model import ATTENTIONS, GROUPS, Draws, Encoder, Ensemble, HANOutput
 from han.optimization import RowwiseAdamW, distinct_rows
 from han.recipe import Recipe, recipe_for
+from han.transformer import Blocks
 
+BASELINE_DECAY, ENTROPY_SHARE = 0.9, 0.01  # of hard attention (Xu et al. 2015, section 4.1)
 WARM_UP, FIRST_SHARE, LAST_SHARE = 0.2, 1 / 25, 1 / 250_000  # of the steps, of the peak rate twice
 
 
@@ -40,16 +43,20 @@ class HANModule(pl.LightningModule):
         members: Number of networks that are trained side by side, each from its own start; the mean
             of their logits is the answer (deep ensembles: Lakshminarayanan et al. 2017). Time grows
             with it, in training and afterwards.
-        hidden_size: Width H of each GRU direction, at both levels.
+        hidden_size: Width H of each GRU direction, at both levels; a transformer is 2H wide.
         attention_size: Width A of the context vectors, at both levels.
         word_dropout: Probability that a word of the vocabulary is read as unknown throughout a
             training batch, which teaches the network to do without it.
         embedding_dropout: Dropout of word vectors, the same wherever a word occurs in a batch.
-        encoder_dropout: Dropout of the hidden states of both GRUs. It makes attention more even.
+        encoder_dropout: Dropout of the hidden states that attention pools, at both levels. It makes
+            attention more even.
         classifier_dropout: Dropout of the document vector.
-        uniform_attention: Whether all words of a sentence, and all sentences of a document, weigh
-            the same instead of as is learned: what does attention give on this data (Wiegreffe &
-            Pinter 2019)?
+        word_attention: How attention weighs the words of a sentence.
+        sentence_attention: How attention weighs the sentences of a document.
+        word_encoder: What reads the words of a sentence: a bidirectional GRU, as in the paper, or a
+            transformer.
+        sentence_encoder: What reads the sentences of a document.
+        transformer: The blocks of a transformer, at either level.
         sentence_dropout: Probability of leaving a sentence out of a training document.
         label_smoothing: Share of each target's probability that is spread over all classes.
         optimizer: `adamw`, or `sgd` with momentum as in the paper.
@@ -65,6 +72,8 @@ class HANModule(pl.LightningModule):
         ValueError: A size, a probability or a rate is out of range.
     """
 
+    usual_worth: Tensor  # of each member's draws
+
     def __init__(
         self,
         vocabulary_size: int,
@@ -77,7 +86,11 @@ class HANModule(pl.LightningModule):
         embedding_dropout: float = 0.3,
         encoder_dropout: float = 0.0,
         classifier_dropout: float = 0.4,
-        uniform_attention: bool = False,
+        word_attention: Weighting = Weighting(),
+        sentence_attention: Weighting = Weighting(),
+        word_encoder: Encoder = "gru",
+        sentence_encoder: Encoder = "gru",
+        transformer: Blocks = Blocks(),
         sentence_dropout: float = 0.3,
         label_smoothing: float = 0.1,
         optimizer: Literal["adamw", "sgd"] = "adamw",
@@ -110,10 +123,19 @@ class HANModule(pl.LightningModule):
             embedding_dropout=embedding_dropout,
             encoder_dropout=encoder_dropout,
             classifier_dropout=classifier_dropout,
-            uniform_attention=uniform_attention,
+            word_attention=word_attention,
+            sentence_attention=sentence_attention,
+            word_encoder=word_encoder,
+            sentence_encoder=sentence_encoder,
+            transformer=transformer,
         )
+        for group in GROUPS:
+            self.hparams[group] = self.network.options[group]  # plain values, as a checkpoint holds
         for embedding in self.network.embeddings:
             embedding.weight.requires_grad_(embedding_learning_rate != 0)
+        if any(self.hparams[name]["normalization"] == "hard_reinforce" for name in ATTENTIONS):
+            worth_of_guesses = torch.full((members,), -math.log(num_classes))
+            self.register_buffer("usual_worth", worth_of_guesses)  # see `_worth_of_draws`
         metrics = MetricCollection(
             {
                 "accuracy": MulticlassAccuracy(num_classes, average="micro"),
@@ -171,17 +193,15 @@ class HANModule(pl.LightningModule):
     def training_step(self, batch: Batch, batch_index: int) -> Tensor:
         """Return the sum of the members' cross-entropies (nats, eq. 12) against smoothed targets.
 
-        A sum, so that each member trains as if it were alone.
+        A sum, so that each member trains as if it were alone. Where hard attention drew, another
+        term teaches it to draw better, see `_worth_of_draws`.
         """
-        smoothing = self.hparams["label_smoothing"]
+        smoothing, targets = self.hparams["label_smoothing"], _targets(batch)
+        outputs = [member(self._without_some_sentences(batch)) for member in self.network.members]
         losses = torch.stack(
             [
-                functional.cross_entropy(
-                    member(self._without_some_sentences(batch)).logits,
-                    _targets(batch),
-                    label_smoothing=smoothing,
-                )
-                for member in self.network.members
+                functional.cross_entropy(output.logits, targets, label_smoothing=smoothing)
+                for output in outputs
             ]
         )
         self.log(
@@ -192,7 +212,23 @@ class HANModule(pl.LightningModule):
             batch_size=len(batch),
             sync_dist=True,
         )
-        return losses.sum()
+        loss = losses.sum()
+        for member, output in enumerate(outputs):
+            if output.draws is not None:
+                loss = loss + self._worth_of_draws(member, output.logits, output.draws, targets)
+        return loss
+
+    def _worth_of_draws(self, member: int, logits: Tensor, draws: Draws, targets: Tensor) -> Tensor:
+        """Return what has the gradient of REINFORCE (Williams 1992; Xu et al. 2015, eqs. 10-12).
+
+        A draw is worth the log-probability of the right class, above what a member had on average
+        of late; draws that are worth more become likelier. Some entropy keeps them from settling
+        too soon.
+        """
+        worth = -functional.cross_entropy(logits.detach(), targets, reduction="none")  # (B,)
+        above = worth - self.usual_worth[member]
+        self.usual_worth[member] += (1 - BASELINE_DECAY) * above.mean()
+        return -(above * draws.log_probability + ENTROPY_SHARE * draws.entropy).mean()
 
     def _without_some_sentences(self, batch: Batch) -> Batch:
         if (probability := self.hparams["sentence_dropout"]) == 0:

@@ -12,7 +12,7 @@ from hypothesis import strategies as st
 from torch import Tensor
 
 from han import attribution
-from han.attention import segment_softmax
+from han.attention import normalize_softmax
 from han.attribution import (
     attention_gradient,
     input_gradient,
@@ -60,9 +60,11 @@ class DocumentByHand:
     """
 
     def __init__(
-        self, network: HierarchicalAttentionNetwork, document: Sequence[Sequence[int]]
+        self,
+        network: HierarchicalAttentionNetwork,
+        document: Sequence[Sequence[int]],
     ) -> None:
-        double = HierarchicalAttentionNetwork(**network.options)  # type: ignore[arg-type]
+        double = HierarchicalAttentionNetwork(**network_options(network.options))
         double.load_state_dict(network.state_dict())
         self.network = double.double().eval()
         self.document = document
@@ -72,12 +74,12 @@ class DocumentByHand:
     def encode(self, level: str, inputs: Tensor) -> tuple[Tensor, Tensor]:
         """Return the states of one sequence, (T, 2H), and their weights, (T,)."""
         encoder = getattr(self.network, level)
-        gru = torch.nn.GRU(inputs.shape[1], encoder.gru.hidden_size, bidirectional=True).double()
-        gru.load_state_dict(encoder.gru.state_dict())
+        gru = torch.nn.GRU(inputs.shape[1], encoder.reader.hidden_size, bidirectional=True).double()
+        gru.load_state_dict(encoder.reader.state_dict())
         states, _ = gru(inputs)
         attention = encoder.attention
         scores = attention.projection(states).tanh() @ attention.context
-        return states, segment_softmax(scores, torch.zeros(len(scores), dtype=torch.int64), 1)
+        return states, normalize_softmax(scores[:, None], torch.tensor([len(scores)])).squeeze(1)
 
     def split(self, numbers: Tensor) -> tuple[Tensor, ...]:
         return numbers.split([len(sentence) for sentence in self.document])

@@ -53,8 +53,11 @@ def make_earlier(directory: Path) -> Bundle:
     path = directory / "model.safetensors"
     weights = safetensors.torch.load(path.read_bytes())
     assert all(name.startswith("members.0.") for name in weights)
-    earlier = {name.removeprefix("members.0."): weight for name, weight in weights.items()}
-    assert {"embedding.weight", "classifier.bias"} < earlier.keys()
+    earlier = {
+        name.removeprefix("members.0.").replace("_encoder.reader.", "_encoder.gru."): weight
+        for name, weight in weights.items()
+    }
+    assert {"embedding.weight", "word_encoder.gru.weight_hh_l0"} < earlier.keys()
     path.write_bytes(safetensors.torch.save(earlier))
     return bundle
 
@@ -113,7 +116,7 @@ class TestSave:
         for name, weight in loaded.state_dict().items():
             assert torch.equal(weight, expected[name]), name
         config = json.loads((tmp_path / "m" / "config.json").read_text())
-        assert config["format"] == "han.model/2"
+        assert config["format"] == "han.model/3"
         card = (tmp_path / "m" / "README.md").read_text()
         assert f"| networks, of which it is the mean | {members} |" in card
 
@@ -221,7 +224,7 @@ NOT_CONFIGS = [b"", b'{"format": ', b"[" * 100_000, b'{"labels": "caf\xe9"}', b"
 
 Config = dict[str, Any]
 CHANGES: dict[str, Callable[[Config], object]] = {
-    "another format": lambda config: config.update(format="han.model/3"),
+    "another format": lambda config: config.update(format="han.model/4"),
     "no format": lambda config: config.pop("format"),
     "no network": lambda config: config.pop("network"),
     "a class for the network": lambda config: config.update(network="os.system"),
@@ -263,10 +266,11 @@ class TestLoad:
 
     def test_model_of_before_an_option_is_read_with_its_default(self, tmp_path: Path) -> None:
         directory = save_model(tmp_path / "m")
-        change_config(directory, lambda config: config["network"].pop("uniform_attention"))
+        for name in ("word_attention", "sentence_encoder", "transformer"):
+            change_config(directory, lambda config, name=name: config["network"].pop(name))
         change_config(directory, lambda config: config["tokenizer"].pop("hierarchical"))
         bundle = Bundle.load(directory)
-        assert bundle.network.options["uniform_attention"] is False
+        assert bundle.network.options == make_bundle().network.options
         assert bundle.vocabulary.tokenizer == Tokenizer()
 
     def test_model_of_before_ensembles_is_one_network(self, tmp_path: Path) -> None:

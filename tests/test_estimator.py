@@ -39,6 +39,7 @@ from sklearn.utils import get_tags
 
 import han
 from han import HANClassifier
+from han.model import GROUPS
 from han.module import HANModule
 from tests.reviews import han as run_han
 from tests.reviews import rows, write_rows
@@ -132,6 +133,11 @@ class TestOptions:
         ours = HANClassifier().get_params()
         assert ours.pop("random_state") is None
         assert ours.pop("verbose") is False
+        assert {group: ours.pop(group) for group in GROUPS} == dict.fromkeys(GROUPS)
+        without |= GROUPS.keys()  # None stands for a group's own defaults, which are these
+        assert {group: made(**theirs[group]) for group, made in GROUPS.items()} == {
+            group: made() for group, made in GROUPS.items()
+        }
         assert ours == {
             name: value for name, value in theirs.items() if name not in of_files | without
         }
@@ -142,7 +148,8 @@ class TestOptions:
         of_data = dict(inspect.signature(han.HANDataModule).parameters)
         for name, parameter in (of_network | of_data).items():
             if name in ours:
-                assert ours[name].annotation == parameter.annotation, name
+                optional = " | None" if name in GROUPS else ""
+                assert ours[name].annotation == parameter.annotation + optional, name
 
     @pytest.mark.parametrize(
         ("options", "message"),

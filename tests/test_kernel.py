@@ -191,7 +191,7 @@ class TestStability:
             attention.context.fill_(200.0)
         hidden = torch.tensor([[1.0], [-1.0], [-1.0], [-1.0]], requires_grad=True)
         pooled, weights = attention(hidden, torch.tensor([2, 2]))
-        torch.testing.assert_close(weights, torch.tensor([1.0, 0.0, 0.5, 0.5]))
+        torch.testing.assert_close(weights, torch.tensor([[1.0], [0.0], [0.5], [0.5]]))
         pooled.sum().backward()
         assert hidden.grad is not None
         assert hidden.grad.isfinite().all()
@@ -231,7 +231,7 @@ class TestArguments:
         with pytest.raises(
             ValueError, match="`projected` must be 24 wide, as the weights are, got 6"
         ):
-            RaggedGRU(5, 4).recur(torch.randn(6, 6), torch.tensor([6]), rows)
+            RaggedGRU(5, 4).encode(torch.randn(6, 6), torch.tensor([6]), rows)
 
     def test_weights_of_another_precision_are_left_to_torch(self) -> None:
         with pytest.raises(RuntimeError, match="dtype"):

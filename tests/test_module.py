@@ -3,6 +3,7 @@ from __future__ import annotations
 import copy
 import math
 from collections.abc import Sequence
+from itertools import chain
 from pathlib import Path
 from typing import Any
 
@@ -17,11 +18,14 @@ from torch.optim import SGD
 from torch.optim.lr_scheduler import OneCycleLR
 from torch.utils.data import DataLoader
 
+from han.attention import Weighting
 from han.batching import Batch
+from han.model import GROUPS
 from han.module import HANModule
 from han.optimization import RowwiseAdamW
 from han.recipe import recipe_for
 from han.training import load_weights
+from han.transformer import Blocks
 
 pytestmark = [
     # Tiny trainings, of batches that are made already.
@@ -116,7 +120,15 @@ class TestArguments:
             make_module(**{option: value})
 
     def test_hyper_parameters_are_plain_values(self) -> None:
-        for value in make_module().hparams.values():
+        groups = {"word_attention": Weighting("dot"), "transformer": Blocks(layers=2)}
+        hparams = dict(make_module(**groups).hparams)
+        assert hparams["word_attention"] == {
+            "score": "dot",
+            "normalization": "softmax",
+            "heads": 1,
+        }
+        of_groups = [hparams.pop(group) for group in GROUPS]
+        for value in chain(hparams.values(), *(group.values() for group in of_groups)):
             assert value is None or type(value) in (bool, int, float, str)
 
 

@@ -1,0 +1,101 @@
+"""Several scaled dot products side by side, within a sequence or across two."""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional
+
+from han.attention.normalization import normalize_softmax
+from han.attention.segments import Pairs, alike
+
+
+class MultiHeadAttention(nn.Module):
+    """softmax(Q_h K_h^T / sqrt(D / H)) V_h of each head h, side by side, projected once more.
+
+    Vaswani et al. 2017, section 3.2.2; it computes what `torch.nn.MultiheadAttention` does.
+    Segments of the same lengths are computed together, so that there is no padding.
+
+    Args:
+        size: Width D of queries, keys and results.
+        heads: Number H of heads, which divides D.
+
+    Raises:
+        ValueError: It does not.
+    """
+
+    def __init__(self, size: int, heads: int) -> None:
+        super().__init__()
+        if heads < 1 or size % heads:
+            raise ValueError(f"`heads` must divide the width, {size}, got {heads}.")
+        self.heads = heads
+        self.of_query = nn.Linear(size, size)
+        self.of_key = nn.Linear(size, 2 * size)  # keys, then values
+        self.output = nn.Linear(size, size)
+
+    def forward(
+        self,
+        queries: Tensor,
+        query_lengths: Tensor,
+        keys: Tensor,
+        key_lengths: Tensor,
+        mask: Tensor | None = None,
+    ) -> Tensor:
+        """Let each query look at the keys of its segment.
+
+        Args:
+            queries: Floats (M, D), segment after segment.
+            query_lengths: int64 (S,), sums to M.
+            keys: Floats (N, D), segment after segment; for self-attention the queries.
+            key_lengths: int64 (S,), sums to N.
+            mask: bool (P,), which pairs may see each other, in the order of `Pairs`; see
+                `causal_mask`. By default all.
+
+        Returns:
+            Floats (M, D); a query that sees no key has the output's bias.
+        """
+        query, (key, value) = self.of_query(queries), self.of_key(keys).chunk(2, 1)
+        places, results = [], []
+        for of_query, of_key, of_pair in alike(
+            query_lengths, key_lengths, query_lengths * key_lengths
+        ):
+            shape = (*of_query.shape, of_key.shape[1])  # (G, Tq, Tk)
+            allowed = None if mask is None else mask[of_pair].view(shape)[:, None]
+            attended = functional.scaled_dot_product_attention(
+                self._split(query[of_query]),
+                self._split(key[of_key]),
+                self._split(value[of_key]),
+                attn_mask=allowed,
+            )
+            if allowed is not None:
+                attended = attended.masked_fill(~allowed.any(-1, keepdim=True), 0)
+            places.append(of_query.flatten())
+            results.append(attended.transpose(1, 2).reshape(-1, query.shape[1]))
+        attended = torch.zeros_like(query)
+        if results:
+            attended = attended.index_copy(0, torch.cat(places), torch.cat(results))
+        output: Tensor = self.output(attended)
+        return output
+
+    def weights(
+        self,
+        queries: Tensor,
+        query_lengths: Tensor,
+        keys: Tensor,
+        key_lengths: Tensor,
+        mask: Tensor | None = None,
+    ) -> Tensor:
+        """Return the weight (P, H) of each pair in each head; takes what `forward` does."""
+        every = Pairs.of(query_lengths, key_lengths)
+        pairs = every if mask is None else every.only(mask)
+        query = self.of_query(queries).view(len(queries), self.heads, -1)
+        key = self.of_key(keys).chunk(2, 1)[0].reshape(len(keys), self.heads, -1)
+        scores = (query[pairs.query] * key[pairs.key]).sum(2) * query.shape[2] ** -0.5
+        weights = normalize_softmax(scores, pairs.keys_per_query)
+        if mask is not None:
+            weights = weights.new_zeros(len(mask), self.heads).index_put((mask,), weights)
+        return weights
+
+    def _split(self, states: Tensor) -> Tensor:
+        """Split the widths (G, T, D) into the heads': (G, H, T, D / H)."""
+        return states.view(*states.shape[:2], self.heads, -1).transpose(1, 2)
