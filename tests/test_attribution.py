@@ -21,7 +21,7 @@ from han.attribution import (
     uniform_output,
 )
 from han.batching import Batch
-from han.model import Ensemble, HierarchicalAttentionNetwork
+from han.model import Ensemble, HierarchicalAttentionNetwork, network_options
 
 VOCABULARY = 12
 DOCUMENTS = [
