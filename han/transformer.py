@@ -26,7 +26,7 @@ class Blocks:
         feedforward_size: Width between the two layers that follow the attention.
         positions: How places are told apart: `sinusoidal` (Vaswani et al. 2017, section 3.5), or
             `learned`, for the first 512.
-        dropout: Dropout of what each half of a block adds, and of its input.
+        dropout: Dropout of what each half of a block adds, and of the first block's input.
 
     Raises:
         ValueError: A number is out of range, or there are no such positions.
@@ -135,7 +135,6 @@ class _Block(nn.Module):
         self.feedforward = nn.Sequential(
             nn.Linear(size, blocks.feedforward_size),
             nn.ReLU(),
-            nn.Dropout(blocks.dropout),
             nn.Linear(blocks.feedforward_size, size),
         )
         self.feedforward_norm = nn.LayerNorm(size)

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 import torch
 from torch import Tensor, nn
 from torch.nn import functional
@@ -54,26 +56,27 @@ class MultiHeadAttention(nn.Module):
         Returns:
             Floats (M, D); a query that sees no key has the output's bias.
         """
-        query, (key, value) = self.of_query(queries), self.of_key(keys).chunk(2, 1)
-        places, results = [], []
-        for of_query, of_key, of_pair in alike(
-            query_lengths, key_lengths, query_lengths * key_lengths
-        ):
-            shape = (*of_query.shape, of_key.shape[1])  # (G, Tq, Tk)
-            allowed = None if mask is None else mask[of_pair].view(shape)[:, None]
+        groups = list(alike(query_lengths, key_lengths, query_lengths * key_lengths))
+        if not groups:
+            return self.output(torch.zeros_like(queries))  # type: ignore[no-any-return]
+        of_queries, of_keys, of_pairs = zip(*groups, strict=True)
+        order = torch.cat([rows.flatten() for rows in of_queries])
+        # Sorted once and split, since the gradient of each look-up is as large as all there is.
+        query = self._in_groups(self.of_query(queries), of_queries)
+        key, value = (self._in_groups(states, of_keys) for states in self.of_key(keys).chunk(2, 1))
+        results = []
+        for group, pairs in enumerate(of_pairs):
+            allowed = None
+            if mask is not None:
+                sizes = query[group].shape[2], key[group].shape[2]
+                allowed = mask[pairs].view(len(pairs), 1, *sizes)
             attended = functional.scaled_dot_product_attention(
-                self._split(query[of_query]),
-                self._split(key[of_key]),
-                self._split(value[of_key]),
-                attn_mask=allowed,
+                query[group], key[group], value[group], attn_mask=allowed
             )
             if allowed is not None:
                 attended = attended.masked_fill(~allowed.any(-1, keepdim=True), 0)
-            places.append(of_query.flatten())
-            results.append(attended.transpose(1, 2).reshape(-1, query.shape[1]))
-        attended = torch.zeros_like(query)
-        if results:
-            attended = attended.index_copy(0, torch.cat(places), torch.cat(results))
+            results.append(attended.transpose(1, 2).reshape(-1, queries.shape[1]))
+        attended = torch.zeros_like(queries).index_copy(0, order, torch.cat(results))
         output: Tensor = self.output(attended)
         return output
 
@@ -96,6 +99,11 @@ class MultiHeadAttention(nn.Module):
             weights = weights.new_zeros(len(mask), self.heads).index_put((mask,), weights)
         return weights
 
-    def _split(self, states: Tensor) -> Tensor:
-        """Split the widths (G, T, D) into the heads': (G, H, T, D / H)."""
-        return states.view(*states.shape[:2], self.heads, -1).transpose(1, 2)
+    def _in_groups(self, states: Tensor, groups: Sequence[Tensor]) -> list[Tensor]:
+        """Return the states (N, D) of each group, (G, T), of segments: (G, H, T, D / H)."""
+        ordered = states[torch.cat([rows.flatten() for rows in groups])]
+        parts = torch.split(ordered, [rows.numel() for rows in groups])
+        return [
+            part.view(*rows.shape, self.heads, -1).transpose(1, 2)
+            for part, rows in zip(parts, groups, strict=True)
+        ]
