@@ -216,6 +216,12 @@ def _read_config(directory: Path) -> dict[str, Any]:
             f"{path} has the format {found!r:.40}; this version of han reads {FORMAT!r}: "
             "train again, or install the version that wrote it."
         )
+    network = config.get("network")
+    if found in EARLIER and isinstance(network, dict) and network.pop("uniform_attention", False):
+        raise ValueError(
+            f"{path}: `uniform_attention` networks of earlier versions cannot be read; train again "
+            "with `normalization: uniform` for `word_attention` and `sentence_attention`."
+        )
     return dict(config)
 
 

@@ -5,8 +5,8 @@ from __future__ import annotations
 import json
 import math
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass, field
-from itertools import chain
+from dataclasses import dataclass, field, replace
+from itertools import chain, repeat
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeVar
 
@@ -54,6 +54,8 @@ class Word:
         share: Its part of the document's attention, b_i * a_it; sums to 1 over the document.
         unknown: Whether the vocabulary lacks the word, so that the model saw only "some word".
         scores: Other methods' figures by the method's name, one number per class.
+        heads: Where the model has several heads, each one's attention on the word within its
+            sentence; of one network `weight` is their mean.
     """
 
     start: int
@@ -62,6 +64,7 @@ class Word:
     share: float
     unknown: bool = False
     scores: Scores = field(default_factory=dict, hash=False)
+    heads: tuple[float, ...] = ()
 
 
 @dataclass(frozen=True, slots=True)
@@ -74,6 +77,8 @@ class Sentence:
         weight: Its attention within the document, b_i; sums to 1 over the document.
         words: Its words, in order.
         scores: Other methods' figures by the method's name, one number per class.
+        heads: Where the model has several heads, each one's attention on the sentence within the
+            document; `weight` is their mean.
     """
 
     start: int
@@ -81,6 +86,7 @@ class Sentence:
     weight: float
     words: tuple[Word, ...]
     scores: Scores = field(default_factory=dict, hash=False)
+    heads: tuple[float, ...] = ()
 
 
 @dataclass(frozen=True, slots=True)
@@ -161,6 +167,8 @@ class Explanation:
             weights = [number for word in sentence.words for number in (word.weight, word.share)]
             _check_numbers(f"`weight` of `sentences[{i}].words`", weights)
         self._check_scores()
+        _check_heads("sentence", [sentence.heads for sentence in sentences])
+        _check_heads("word", [word.heads for word in self.words])
         if self.truncated:
             read = [(word.start, word.end) for word in self.words]
             _check_spans(
@@ -208,6 +216,8 @@ class Explanation:
         true: str | None = None,
         word_scores: Mapping[str, npt.ArrayLike] | None = None,
         sentence_scores: Mapping[str, npt.ArrayLike] | None = None,
+        word_heads: npt.ArrayLike | None = None,
+        sentence_heads: npt.ArrayLike | None = None,
     ) -> Explanation:
         """Make an explanation from a document's spans and the model's flat attention weights.
 
@@ -229,6 +239,8 @@ class Explanation:
             true: The document's true class, where it is known.
             word_scores: Other methods' figures by the method's name, each (N, C).
             sentence_scores: The same of the sentences, each (S, C).
+            word_heads: (N, K), the word attention of each of several heads.
+            sentence_heads: (S, K'), the sentence attention of each of several heads.
 
         Returns:
             The explanation; empty where S is 0.
@@ -262,13 +274,14 @@ class Explanation:
         shares = word_attention * np.repeat(sentence_attention, words_per_sentence)
         shape = (num_words, len(labels))
         words = [
-            Word(start, end, weight, share, missing, scores)
-            for (start, end), weight, share, missing, scores in zip(
+            Word(start, end, weight, share, missing, scores, heads)
+            for (start, end), weight, share, missing, scores, heads in zip(
                 word_spans.tolist(),
                 _seven_digits(word_attention),
                 _seven_digits(shares),
                 unknown.tolist(),
                 _scores_of_each(f"`word_scores` of {id!r}", word_scores, shape),
+                _heads_of_each(f"`word_heads` of {id!r}", word_heads, num_words),
                 strict=True,
             )
         ]
@@ -276,13 +289,14 @@ class Explanation:
         ends = np.cumsum(words_per_sentence).tolist()
         starts = [0, *ends[:-1]]
         sentences = tuple(
-            Sentence(start, end, weight, tuple(words[first:last]), scores)
-            for (start, end), weight, first, last, scores in zip(
+            Sentence(start, end, weight, tuple(words[first:last]), scores, heads)
+            for (start, end), weight, first, last, scores, heads in zip(
                 sentence_spans.tolist(),
                 _seven_digits(sentence_attention),
                 starts[:num_sentences],
                 ends,
                 _scores_of_each(f"`sentence_scores` of {id!r}", sentence_scores, shape),
+                _heads_of_each(f"`sentence_heads` of {id!r}", sentence_heads, num_sentences),
                 strict=True,
             )
         )
@@ -343,6 +357,28 @@ class Explanation:
         display = self.display
         top = max(display, default=0.0) or 1.0
         return tuple(math.floor((STEPS - 1) * value / top + 0.5) for value in display)
+
+    def of_head(self, word: int | None = None, sentence: int | None = None) -> Explanation:
+        """Return the explanation with the attention of single heads in place of their mean.
+
+        It draws itself as any other does.
+
+        Args:
+            word: Which head weighs the words, from 0; None for their mean.
+            sentence: Which head weighs the sentences, from 0; None for their mean.
+
+        Raises:
+            ValueError: There is no such head.
+        """
+        sentences = []
+        for of_all in self.sentences:
+            weight = _of_head("sentence", sentence, of_all.weight, of_all.heads)
+            words = []
+            for one in of_all.words:
+                share = _of_head("word", word, one.weight, one.heads)
+                words.append(replace(one, weight=share, share=_rounded(weight * share)))
+            sentences.append(replace(of_all, weight=weight, words=tuple(words)))
+        return replace(self, sentences=tuple(sentences))
 
     @property
     def methods(self) -> tuple[str, ...]:
@@ -426,6 +462,7 @@ class Explanation:
                     "end": sentence.end,
                     "weight": sentence.weight,
                     "scores": {name: list(values) for name, values in sentence.scores.items()},
+                    **({"heads": list(sentence.heads)} if sentence.heads else {}),
                     "words": [
                         {
                             "start": word.start,
@@ -434,6 +471,7 @@ class Explanation:
                             "share": word.share,
                             "unknown": word.unknown,
                             "scores": {name: list(values) for name, values in word.scores.items()},
+                            **({"heads": list(word.heads)} if word.heads else {}),
                         }
                         for word in sentence.words
                     ],
@@ -560,8 +598,42 @@ def _encodable(text: str) -> str:
     return text
 
 
+def _rounded(value: float) -> float:
+    return float(f"{value:.7g}")
+
+
 def _seven_digits(values: npt.NDArray[np.float64]) -> list[float]:
-    return [float(f"{value:.7g}") for value in values.tolist()]
+    return [_rounded(value) for value in values.tolist()]
+
+
+def _heads_of_each(
+    name: str, heads: npt.ArrayLike | None, count: int
+) -> Iterable[tuple[float, ...]]:
+    """Return the weights of the heads of each of n words (or sentences)."""
+    if heads is None:
+        return repeat((), count)
+    array = np.asarray(heads, dtype=np.float64)
+    if array.ndim != 2 or len(array) != count:
+        raise ValueError(f"{name} must be a row for each of {count}, got shape {array.shape}.")
+    return (tuple(_seven_digits(row)) for row in array)
+
+
+def _of_head(kind: str, head: int | None, mean: float, heads: Sequence[float]) -> float:
+    if head is None:
+        return mean
+    if not 0 <= head < len(heads):
+        there = f"only {len(heads)}, from 0" if heads else "only one, whose weights are shown"
+        raise ValueError(
+            f"There is no {kind} head {head}: there {'are' if heads else 'is'} {there}."
+        )
+    return heads[head]
+
+
+def _check_heads(kind: str, heads: Sequence[tuple[float, ...]]) -> None:
+    """Refuse heads that only some have, and weights that are none."""
+    if len({*map(len, heads)}) > 1:
+        raise ValueError(f"Every {kind} must have the weights of as many `heads`.")
+    _check_numbers(f"`heads` of a {kind}", chain.from_iterable(heads))
 
 
 def _scores_of_each(
@@ -615,6 +687,7 @@ def _sentence_from_dict(record: object, name: str) -> Sentence:
             for i, word in enumerate(_get(record, "words", list, where=where))
         ),
         scores=_scores_from_dict(record, where),
+        heads=_heads_from_dict(record, where),
     )
 
 
@@ -626,6 +699,7 @@ def _word_from_dict(record: object, where: str) -> Word:
         share=_get(record, "share", float, where=where),
         unknown=_get(record, "unknown", bool, where=where),
         scores=_scores_from_dict(record, where),
+        heads=_heads_from_dict(record, where),
     )
 
 
@@ -635,6 +709,13 @@ def _scores_from_dict(record: object, where: str) -> dict[str, tuple[float, ...]
         name: _items(_get(scores, name, list, where=where), f"`{where}scores.{name}`", float)
         for name in scores
     }
+
+
+def _heads_from_dict(record: object, where: str) -> tuple[float, ...]:
+    """Return the heads of a sentence or word; a record has them where there are several."""
+    if not isinstance(record, Mapping) or "heads" not in record:
+        return ()
+    return _items(record["heads"], f"`{where}heads`", float)
 
 
 def _spans_from_dict(record: Mapping[str, Any]) -> tuple[Span, ...]:

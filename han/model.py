@@ -374,18 +374,11 @@ def average(outputs: Sequence[HANOutput], batch: Batch) -> HANOutput:
 def network_options(options: Mapping[str, Any]) -> dict[str, Any]:
     """Return the arguments of a network, of `HierarchicalAttentionNetwork.options`.
 
-    What is not in `options` has its default, as in networks that were saved before it was there.
-
     Raises:
         ValueError: A group of them is unfit.
         TypeError: There is no such argument in a group.
     """
     arguments = dict(options)
-    if arguments.pop("uniform_attention", False):  # an option before there were others
-        raise ValueError(
-            "`uniform_attention` networks of earlier versions cannot be read; train again with "
-            "`normalization: uniform` for `word_attention` and `sentence_attention`."
-        )
     for name, made in GROUPS.items():
         if isinstance(arguments.get(name), Mapping):
             arguments[name] = made(**arguments[name])

@@ -19,7 +19,7 @@ from han.batching import Batch
 from han.bundle import Bundle
 from han.documents import Document, in_blocks
 from han.explanation import METHODS, Explanation, ModelReference
-from han.model import HANOutput
+from han.model import ATTENTIONS, HANOutput
 from han.vocabulary import EncodedText, Vocabulary
 
 BLOCK_DOCUMENTS, BLOCK_CHARACTERS = 2048, 4_000_000  # read, encoded and sorted together
@@ -101,6 +101,9 @@ class Reading(NamedTuple):
         probabilities: float64 (C,), of each class, in the order of `Predictor.labels`.
         word_attention: float32 (N,), the weight of each word in its sentence.
         sentence_attention: float32 (S,), the weight of each sentence in the document.
+        word_heads: float32 (N, K), the weights of each head, where the model has several: those of
+            its first network, then those of the second, and so on; else None.
+        sentence_heads: float32 (S, K'), the same of the sentences.
         scores: By method, what its words (N, C) and its sentences (S, C) contribute to each class.
     """
 
@@ -110,6 +113,8 @@ class Reading(NamedTuple):
     probabilities: npt.NDArray[np.float64]
     word_attention: npt.NDArray[np.float32]
     sentence_attention: npt.NDArray[np.float32]
+    word_heads: npt.NDArray[np.float32] | None = None
+    sentence_heads: npt.NDArray[np.float32] | None = None
     scores: Mapping[str, Scores] = MappingProxyType({})
 
 
@@ -239,6 +244,8 @@ class Predictor:
                 sentence_scores={
                     method: of_sentences for method, (_, of_sentences) in reading.scores.items()
                 },
+                word_heads=reading.word_heads,
+                sentence_heads=reading.sentence_heads,
             )
 
     def read_documents(
@@ -316,10 +323,12 @@ class Predictor:
             npt.NDArray[np.float64],
             npt.NDArray[np.float32],
             npt.NDArray[np.float32],
+            npt.NDArray[np.float32] | None,
+            npt.NDArray[np.float32] | None,
             Mapping[str, Scores],
         ]
     ]:
-        """Yield each text's label, probabilities, word and sentence attention, and scores."""
+        """Yield each text's label, probabilities, attention of both levels, heads, and scores."""
         output, found = self._compute(texts, methods)
         scores = {
             method: (of.words.double().cpu().numpy(), of.sentences.double().cpu().numpy())
@@ -329,6 +338,13 @@ class Predictor:
         best = probabilities.argmax(1).tolist()
         word_attention = output.word_attention.float().cpu().numpy()
         sentence_attention = output.sentence_attention.float().cpu().numpy()
+        options = self._network.options
+        word_heads, sentence_heads = (
+            heads.float().cpu().numpy() if options[level]["heads"] > 1 else None
+            for level, heads in zip(
+                ATTENTIONS, (output.word_heads, output.sentence_heads), strict=True
+            )
+        )
         word_ends = np.cumsum([0, *(len(text.tokens) for text in texts)]).tolist()
         sentence_ends = np.cumsum([0, *(len(text.words_per_sentence) for text in texts)]).tolist()
         for row, label, words, sentences in zip(
@@ -339,6 +355,8 @@ class Predictor:
                 row,
                 word_attention[slice(*words)],
                 sentence_attention[slice(*sentences)],
+                None if word_heads is None else word_heads[slice(*words)],
+                None if sentence_heads is None else sentence_heads[slice(*sentences)],
                 {
                     method: (of_words[slice(*words)], of_sentences[slice(*sentences)])
                     for method, (of_words, of_sentences) in scores.items()

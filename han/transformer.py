@@ -71,6 +71,11 @@ class RaggedTransformer(nn.Module):
 
     def __init__(self, input_size: int, output_size: int, blocks: Blocks = Blocks()) -> None:
         super().__init__()
+        if output_size % blocks.heads:
+            raise ValueError(
+                "`transformer.heads` must divide the width, which is twice `hidden_size`: "
+                f"{output_size}, got {blocks.heads}."
+            )
         self.output_size = self.projected_size = output_size
         self.input = nn.Linear(input_size, output_size)
         self.positions: nn.Parameter | None = None

@@ -2,6 +2,8 @@ from __future__ import annotations
 
 import itertools
 from collections.abc import Callable, Sequence
+from dataclasses import asdict
+from typing import Any
 
 import numpy as np
 import pytest
@@ -12,7 +14,7 @@ from hypothesis import strategies as st
 from torch import Tensor
 
 from han import attribution
-from han.attention import normalize_softmax
+from han.attention import Weighting
 from han.attribution import (
     attention_gradient,
     input_gradient,
@@ -22,6 +24,8 @@ from han.attribution import (
 )
 from han.batching import Batch
 from han.model import Ensemble, HierarchicalAttentionNetwork, network_options
+from han.transformer import RaggedTransformer
+from tests.varieties import VARIETIES
 
 VOCABULARY = 12
 DOCUMENTS = [
@@ -32,10 +36,10 @@ DOCUMENTS = [
 ]
 
 
-def make_network(members: int = 2) -> Ensemble:
+def make_network(members: int = 2, **options: Any) -> Ensemble:  # noqa: ANN401
     torch.manual_seed(0)
-    sizes = {"num_classes": 3, "embedding_size": 7, "hidden_size": 4, "attention_size": 5}
-    network = Ensemble(members, vocabulary_size=VOCABULARY, **sizes)
+    sizes = {"num_classes": 3, "embedding_size": 7, "hidden_size": 5, "attention_size": 5}
+    network = Ensemble(members, vocabulary_size=VOCABULARY, **sizes, **options)
     for parameter in network.parameters():
         torch.nn.init.normal_(parameter, std=0.8)
     return network.eval()
@@ -72,14 +76,19 @@ class DocumentByHand:
         self.vectors = self.network.embedding.weight[tokens].detach()
 
     def encode(self, level: str, inputs: Tensor) -> tuple[Tensor, Tensor]:
-        """Return the states of one sequence, (T, 2H), and their weights, (T,)."""
-        encoder = getattr(self.network, level)
-        gru = torch.nn.GRU(inputs.shape[1], encoder.reader.hidden_size, bidirectional=True).double()
-        gru.load_state_dict(encoder.reader.state_dict())
-        states, _ = gru(inputs)
-        attention = encoder.attention
-        scores = attention.projection(states).tanh() @ attention.context
-        return states, normalize_softmax(scores[:, None], torch.tensor([len(scores)])).squeeze(1)
+        """Return the states of one sequence, (T, D), and their weights, (T, K)."""
+        encoder, steps = getattr(self.network, level), torch.tensor([len(inputs)])
+        if isinstance(encoder.reader, RaggedTransformer):
+            states = encoder.reader(inputs, steps)
+        else:
+            gru = torch.nn.GRU(inputs.shape[1], encoder.reader.hidden_size, bidirectional=True)
+            gru.double().load_state_dict(encoder.reader.state_dict())
+            states, _ = gru(inputs)
+        if self.network.options["word_attention"] == asdict(Weighting()):
+            attention = encoder.attention
+            scores = attention.projection(states).tanh() @ attention.context
+            return states, scores.softmax(0)[:, None]
+        return states, encoder.attention(states, steps)[1]
 
     def split(self, numbers: Tensor) -> tuple[Tensor, ...]:
         return numbers.split([len(sentence) for sentence in self.document])
@@ -90,23 +99,28 @@ class DocumentByHand:
     def of_word_weights(self, amounts: Tensor) -> Tensor:
         """Multiply the words' weights by (1, N)."""
         pairs = zip(self.split(amounts[0]), self.word_states(), strict=True)
-        sentences = torch.stack([(amount * weight) @ states for amount, (states, weight) in pairs])
-        states, weight = self.encode("sentence_encoder", sentences)
-        return self.network.classifier(weight @ states)[None]
+        sentences = torch.stack(
+            [pooled(states, amount[:, None] * weight) for amount, (states, weight) in pairs]
+        )
+        return self.network.classifier(pooled(*self.encode("sentence_encoder", sentences)))[None]
 
     def of_sentence_weights(self, amounts: Tensor) -> Tensor:
         """Multiply the sentences' weights by (1, S)."""
-        sentences = torch.stack([weight @ states for states, weight in self.word_states()])
+        sentences = torch.stack([pooled(*pair) for pair in self.word_states()])
         states, weight = self.encode("sentence_encoder", sentences)
-        return self.network.classifier((amounts[0] * weight) @ states)[None]
+        return self.network.classifier(pooled(states, amounts[0][:, None] * weight))[None]
 
     def of_vectors(self, amounts: Tensor) -> Tensor:
         """Multiply the words' vectors by (1, N)."""
         vectors = self.vectors * amounts[0][:, None]
         pairs = [self.encode("word_encoder", part) for part in self.split(vectors)]
-        sentences = torch.stack([weight @ states for states, weight in pairs])
-        states, weight = self.encode("sentence_encoder", sentences)
-        return self.network.classifier(weight @ states)[None]
+        sentences = torch.stack([pooled(*pair) for pair in pairs])
+        return self.network.classifier(pooled(*self.encode("sentence_encoder", sentences)))[None]
+
+
+def pooled(states: Tensor, weights: Tensor) -> Tensor:
+    """Return what each head sums the states (T, D) to by its weights (T, K), end to end: (K D,)."""
+    return torch.cat([weights[:, head] @ states for head in range(weights.shape[1])])
 
 
 def gains(
@@ -149,6 +163,19 @@ class TestAttentionGradient:
                 expected = gains(network, document, method, len(ours))
                 torch.testing.assert_close(ours.double(), expected, atol=2e-6, rtol=1e-4)
 
+    @pytest.mark.parametrize("options", VARIETIES.values(), ids=VARIETIES)
+    def test_captum_finds_the_same_of_every_variety(self, options: dict[str, Any]) -> None:
+        network = make_network(1, **options)
+        for document in filter(None, DOCUMENTS):
+            _, found = attention_gradient(network, Batch.from_lists([document]))
+            for ours, method in zip(
+                found,
+                (DocumentByHand.of_word_weights, DocumentByHand.of_sentence_weights),
+                strict=True,
+            ):
+                expected = gains(network, document, method, len(ours))
+                torch.testing.assert_close(ours.double(), expected, atol=1e-5, rtol=1e-4)
+
     def test_an_ensemble_has_the_mean_of_its_members(self) -> None:
         network, batch = make_network(), Batch.from_lists(DOCUMENTS)
         _, found = attention_gradient(network, batch)
@@ -182,6 +209,14 @@ class TestInputGradient:
             expected = gains(network, document, DocumentByHand.of_vectors, len(found))
             torch.testing.assert_close(found.double(), expected, atol=1e-5, rtol=1e-4)
 
+    @pytest.mark.parametrize("options", VARIETIES.values(), ids=VARIETIES)
+    def test_captum_finds_the_same_of_every_variety(self, options: dict[str, Any]) -> None:
+        network = make_network(1, **options)
+        for document in filter(None, DOCUMENTS):
+            found = input_gradient(network, Batch.from_lists([document])).words
+            expected = gains(network, document, DocumentByHand.of_vectors, len(found))
+            torch.testing.assert_close(found.double(), expected, atol=2e-5, rtol=2e-4)
+
     def test_sentences_are_the_sums_of_their_words(self) -> None:
         found = input_gradient(make_network(), Batch.from_lists(DOCUMENTS))
         lengths = [len(sentence) for document in DOCUMENTS for sentence in document]
@@ -207,6 +242,16 @@ class TestEveryGradient:
 
 
 class TestMaskedProbabilities:
+    @pytest.mark.parametrize("options", VARIETIES.values(), ids=VARIETIES)
+    def test_variants_are_classified_by_every_variety(self, options: dict[str, Any]) -> None:
+        network, document = make_network(**options), [[1, 2, 3], [4], [5, 6]]
+        variants = [[1, 0, 1, 0, 1, 1], [0, 0, 0, 1, 1, 1], [1] * 6, [0] * 6]
+        found = masked_probabilities(network, *flat(document), np.array(variants, bool))
+        for row, marks in zip(found, variants, strict=True):
+            left = iter(marks)
+            reduced = [[word for word in sentence if next(left)] for sentence in document]
+            torch.testing.assert_close(row, probabilities(network, reduced), atol=1e-6, rtol=1e-5)
+
     @given(
         st.lists(
             st.lists(st.integers(0, VOCABULARY - 1), min_size=1, max_size=12), max_size=5
@@ -305,6 +350,20 @@ class TestUniformOutput:
             of_members.append(by_hand.network.classifier(states.mean(0)).float())
         expected = torch.stack(of_members).mean(0).detach()
         torch.testing.assert_close(output.logits[0], expected, atol=1e-5, rtol=1e-4)
+
+    @pytest.mark.parametrize("options", VARIETIES.values(), ids=VARIETIES)
+    def test_every_variety_is_evened(self, options: dict[str, Any]) -> None:
+        network, batch = make_network(2, **options), Batch.from_lists(DOCUMENTS)
+        output = uniform_output(network, batch)
+        for heads, lengths in (
+            (output.word_heads, batch.words_per_sentence),
+            (output.sentence_heads, batch.sentences_per_document),
+        ):
+            even = (1 / lengths).repeat_interleave(lengths)[:, None].expand_as(heads)
+            torch.testing.assert_close(heads, even)
+        uniform = options.get("word_attention") == Weighting(normalization="uniform")
+        same = torch.allclose(output.logits, network(batch).logits, atol=1e-6)
+        assert same == uniform
 
     def test_it_leaves_the_network_as_it_was(self) -> None:
         network, batch = make_network(), Batch.from_lists(DOCUMENTS)

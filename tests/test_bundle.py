@@ -19,6 +19,7 @@ from han.bundle import Bundle, find_model
 from han.predictor import Predictor
 from han.tokenization import Tokenizer
 from tests.tiny import TEXTS, make_bundle, save_model
+from tests.varieties import VARIETIES
 
 FIGURES: dict[str, Any] = {"accuracy": 0.5, "macro_f1": 0.4, "loss": 0.7, "documents": 2}
 HOSTILE = [
@@ -119,6 +120,15 @@ class TestSave:
         assert config["format"] == "han.model/3"
         card = (tmp_path / "m" / "README.md").read_text()
         assert f"| networks, of which it is the mean | {members} |" in card
+
+    @pytest.mark.parametrize("options", VARIETIES.values(), ids=VARIETIES)
+    def test_every_variety_comes_back(self, tmp_path: Path, options: dict[str, Any]) -> None:
+        bundle = make_bundle(options=options)
+        bundle.save(tmp_path / "m")
+        loaded = Bundle.load(tmp_path / "m")
+        assert loaded.network.options == bundle.network.options
+        texts = [*TEXTS, "Unheard words. The soup!", ""]
+        assert Predictor(loaded).classify(texts) == Predictor(bundle).classify(texts)
 
     def test_facts_come_back(self, tmp_path: Path) -> None:
         make_bundle(training={"lr": 0.1}).save(tmp_path / "m")
@@ -272,6 +282,35 @@ class TestLoad:
         bundle = Bundle.load(directory)
         assert bundle.network.options == make_bundle().network.options
         assert bundle.vocabulary.tokenizer == Tokenizer()
+
+    def test_earlier_networks_of_uniform_attention_are_refused(self, tmp_path: Path) -> None:
+        directory = save_model(tmp_path / "m")
+        change_config(directory, lambda config: config.update(format="han.model/2"))
+        change_config(directory, lambda config: config["network"].update(uniform_attention=False))
+        assert Bundle.load(directory).network.options == make_bundle().network.options
+        change_config(directory, lambda config: config["network"].update(uniform_attention=True))
+        with pytest.raises(ValueError, match="`uniform_attention` networks of earlier versions"):
+            Bundle.load(directory)
+
+    @pytest.mark.parametrize(
+        ("group", "name", "value", "message"),
+        [
+            ("word_attention", "score", "dots", "`network.word_attention.score` cannot be 'dots'"),
+            ("word_attention", "heads", True, "`network.word_attention.heads` cannot be True"),
+            ("word_attention", "heads", 65, "`heads` must be from 1 to 64, got 65"),
+            ("word_attention", "heads", 2, "does not fit config.json"),
+            ("sentence_attention", "depth", 1, "`network.sentence_attention` must be an object of"),
+            ("transformer", "dropout", "no", "`network.transformer.dropout` cannot be 'no'"),
+            ("transformer", "layers", 0, "`transformer.layers` must be at least 1, got 0"),
+        ],
+    )
+    def test_damaged_group_is_one_clear_error(
+        self, tmp_path: Path, group: str, name: str, value: object, message: str
+    ) -> None:
+        directory = save_model(tmp_path / "m")
+        change_config(directory, lambda config: config["network"][group].update({name: value}))
+        with pytest.raises(ValueError, match=re.escape(message)):
+            Bundle.load(directory)
 
     def test_model_of_before_ensembles_is_one_network(self, tmp_path: Path) -> None:
         expected = make_earlier(tmp_path / "m")

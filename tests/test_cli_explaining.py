@@ -6,6 +6,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
+import han
 from han.cli.explaining import (
     PAGE_SAMPLE,
     RANKINGS,
@@ -18,7 +19,8 @@ from han.documents import Document
 from han.explanation import METHODS, Explanation
 from han.predictor import Predictor
 from tests.commands import ROWS, Place
-from tests.tiny import make_bundle, save_model
+from tests.tiny import TEXTS, make_bundle, save_model
+from tests.varieties import VARIETIES
 
 
 def records(path: Path) -> list[dict[str, object]]:
@@ -81,6 +83,35 @@ class TestMethod:
         place.run("explain", "Soup.", "--method=occlusion", "--label=ugly").assert_one_line(
             "knows no class 'ugly', only bad, good"
         )
+
+
+class TestHead:
+    def test_one_head_is_shown_alone(self, place: Place) -> None:
+        make_bundle(options=VARIETIES["several heads"]).save(place.model)
+        mean, *others = (
+            place.run("explain", TEXTS[0], *options).out
+            for options in ((), ("--word_head", "5"), ("--word_head=0", "--sentence_head=3"))
+        )
+        assert len({mean, *others}) == 3
+        expected = han.load(place.model).explain(TEXTS[0]).of_head(0, 3)
+        assert others[1].splitlines()[1:] == expected.to_text().splitlines()[1:]  # but the id
+
+    @pytest.mark.parametrize(
+        ("option", "there"),
+        [
+            ("--word_head=6", "its heads are 0 to 5"),
+            ("--sentence_head=-1", "its heads are 0 to 3"),
+        ],
+    )
+    def test_one_that_is_not_there_is_refused(self, place: Place, option: str, there: str) -> None:
+        make_bundle(options=VARIETIES["several heads"]).save(place.model)
+        name, _, number = option.partition("=")
+        place.run("explain", TEXTS[0], option).assert_one_line(
+            f"`{name}` is {number}, which the model does not have: {there}."
+        )
+
+    def test_a_single_one_has_no_number(self, place: Place) -> None:
+        place.run("explain", TEXTS[0], "--word_head", "0").assert_one_line("it has one head there")
 
 
 class TestScoresInRecords:

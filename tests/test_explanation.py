@@ -127,6 +127,75 @@ def explanations(draw: st.DrawFn, methods: Sequence[str] = ()) -> Explanation:
     )
 
 
+def make_headed(**changes: object) -> Explanation:
+    """As `make_explanation`, of two heads of words and three of sentences, with means as there."""
+    heads: dict[str, Any] = {
+        "word_heads": [[1, 0], [0, 0.5], [0, 0.5], [1, 1], [0, 0], [0, 0]],
+        "sentence_heads": [[1, 0.75, 0.5], [0, 0.25, 0.5]],
+    }
+    return make_explanation(**heads | changes)
+
+
+class TestHeads:
+    def test_a_record_has_them_where_there_are_several(self) -> None:
+        record = make_headed().to_dict()
+        VALIDATOR.validate(record)
+        assert record["sentences"][1]["heads"] == [0, 0.25, 0.5]
+        assert record["sentences"][0]["words"][1]["heads"] == [0, 0.5]
+        assert Explanation.from_dict(record) == make_headed()
+        for unit in (record := make_explanation().to_dict())["sentences"]:
+            assert "heads" not in unit
+            assert not any("heads" in word for word in unit["words"])
+        VALIDATOR.validate(record)
+
+    def test_one_head_alone_weighs(self) -> None:
+        explanation = make_headed()
+        assert explanation.of_head() == explanation
+        of_words = explanation.of_head(word=1)
+        assert of_words.share == (0, 0.375, 0.375, 0.25, 0, 0)
+        assert [sentence.weight for sentence in of_words.sentences] == [0.75, 0.25]
+        of_both = explanation.of_head(word=0, sentence=2)
+        assert of_both.share == (0.5, 0, 0, 0.5, 0, 0)
+        assert of_both.words[0].heads == (1, 0)
+        assert of_both.predicted == explanation.predicted
+        assert of_both.to_text() != explanation.to_text()
+
+    @pytest.mark.parametrize(
+        ("heads", "message"),
+        [
+            ({"word": 2}, "There is no word head 2: there are only 2, from 0."),
+            ({"word": -1}, "There is no word head -1: there are only 2, from 0."),
+            ({"sentence": 3}, "There is no sentence head 3: there are only 3, from 0."),
+        ],
+    )
+    def test_one_that_is_not_there_is_refused(self, heads: dict[str, int], message: str) -> None:
+        with pytest.raises(ValueError, match=re.escape(message)):
+            make_headed().of_head(**heads)
+
+    def test_a_single_head_has_no_number(self) -> None:
+        message = "There is no word head 0: there is only one, whose weights are shown."
+        with pytest.raises(ValueError, match=re.escape(message)):
+            make_explanation().of_head(word=0)
+
+    @pytest.mark.parametrize(
+        ("changes", "message"),
+        [
+            ({"word_heads": [[1, 0]] * 5}, "a row for each of 6, got shape (5, 2)"),
+            ({"sentence_heads": [1, 0]}, "a row for each of 2, got shape (2,)"),
+            ({"word_heads": [[1.5, 0]] * 6}, "`heads` of a word must be finite, not negative"),
+        ],
+    )
+    def test_misfits_are_refused(self, changes: dict[str, object], message: str) -> None:
+        with pytest.raises(ValueError, match=re.escape(message)):
+            make_explanation(**changes)
+
+    def test_a_word_without_them_is_refused(self) -> None:
+        record = make_headed().to_dict()
+        del record["sentences"][0]["words"][0]["heads"]
+        with pytest.raises(ValueError, match="Every word must have the weights of as many `heads`"):
+            Explanation.from_dict(record)
+
+
 class TestFromAttention:
     def test_words_and_sentences_have_their_spans_and_weights(self) -> None:
         first, second = make_explanation().sentences

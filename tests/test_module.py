@@ -20,7 +20,7 @@ from torch.utils.data import DataLoader
 
 from han.attention import Weighting
 from han.batching import Batch
-from han.model import GROUPS
+from han.model import GROUPS, Draws
 from han.module import HANModule
 from han.optimization import RowwiseAdamW
 from han.recipe import recipe_for
@@ -178,6 +178,57 @@ class TestTrainingStep:
     def test_documents_without_labels_are_refused(self) -> None:
         with pytest.raises(ValueError, match="no labels"):
             make_module().training_step(make_batch(None), 0)
+
+
+class TestHardAttention:
+    def test_draws_learn_where_the_class_stands(self) -> None:
+        """Of each document's words one tells the class: word 1 or word 2, somewhere."""
+        generator = np.random.default_rng(0)
+        labels = generator.integers(0, 2, 64)
+        documents = []
+        for label in labels:
+            words = generator.integers(3, VOCABULARY, 6)
+            words[generator.integers(6)] = 1 + label
+            documents.append([words.tolist()])
+        batch = Batch.from_lists(documents, labels=labels.tolist())
+        hard = Weighting(normalization="hard_reinforce")
+        module = make_module(word_attention=hard, hidden_size=8, attention_size=8)
+        module.log = lambda *_, **__: None  # type: ignore[method-assign,assignment]
+        optimizer = torch.optim.Adam(module.parameters(), 0.02)
+        assert module.usual_worth.tolist() == pytest.approx([-math.log(CLASSES)])
+        for _ in range(120):
+            optimizer.zero_grad()
+            module.training_step(batch, 0).backward()
+            optimizer.step()
+        output = module.eval()(batch)
+        assert (output.logits.argmax(1).numpy() == labels).mean() > 0.9
+        assert module.usual_worth.item() > -0.3
+        looked_at = output.word_attention.bool()
+        told = (batch.tokens == 1) | (batch.tokens == 2)
+        assert (looked_at & told).sum() / 64 > 0.5  # of six words; neighbours' states know of it
+
+    def test_what_a_draw_is_worth_is_that_of_the_paper(self) -> None:
+        """Xu et al. 2015, eqs. 10-12: (log p - b) d log q - 0.01 dH, b a running mean."""
+        module = make_module(
+            members=2, sentence_attention=Weighting(normalization="hard_reinforce")
+        )
+        module.usual_worth.copy_(torch.tensor([-1.0, -2.0]))
+        logits = torch.tensor([[2.0, 0.0, 0.0], [0.0, 1.0, 0.0]], requires_grad=True)
+        log_probability = torch.tensor([-0.5, -1.5], requires_grad=True)
+        entropy = torch.tensor([0.6, 0.7], requires_grad=True)
+        draws = Draws(log_probability, entropy)
+        module._worth_of_draws(1, logits, draws, torch.tensor([0, 0])).backward()
+        worth = logits.detach().log_softmax(1)[:, 0]
+        assert log_probability.grad is not None
+        torch.testing.assert_close(log_probability.grad, -(worth + 2) / 2)
+        assert entropy.grad is not None
+        torch.testing.assert_close(entropy.grad, torch.full((2,), -0.01 / 2))
+        assert logits.grad is None
+        expected = 0.9 * -2.0 + 0.1 * worth.mean()
+        torch.testing.assert_close(module.usual_worth, torch.tensor([-1.0, expected.item()]))
+
+    def test_networks_without_it_keep_nothing_of_it(self) -> None:
+        assert not any("usual_worth" in name for name in make_module().state_dict())
 
 
 class TestFigures:

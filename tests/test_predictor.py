@@ -5,6 +5,7 @@ import random
 from collections.abc import Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -20,6 +21,7 @@ from han.predictor import Prediction, Predictor
 from han.tokenization import Tokenizer
 from han.vocabulary import Vocabulary
 from tests.tiny import TEXTS, make_bundle, save_model
+from tests.varieties import VARIETIES
 
 
 def make_predictor(**limits: int) -> Predictor:
@@ -218,6 +220,24 @@ class TestExplain:
                 assert sum(explanation.share) == pytest.approx(1, abs=1e-5)
             for sentence in explanation.sentences:
                 assert sum(word.weight for word in sentence.words) == pytest.approx(1, abs=1e-5)
+
+    @pytest.mark.parametrize("options", VARIETIES.values(), ids=VARIETIES)
+    def test_every_variety_explains(self, options: dict[str, Any]) -> None:
+        bundle = make_bundle(options=options)
+        levels = ("word_attention", "sentence_attention")
+        heads = [bundle.network.options[level]["heads"] for level in levels]
+        for explanation in Predictor(bundle).explain(TEXTS, METHODS):
+            assert explanation.methods == METHODS
+            assert sum(explanation.share) == pytest.approx(1)
+            for number, units in zip(
+                heads, (explanation.words, explanation.sentences), strict=True
+            ):
+                of_each = 2 * number if number > 1 else 0  # of two networks
+                assert {len(unit.heads) for unit in units} == {of_each}
+            if heads[0] > 1:
+                for sentence in explanation.sentences:
+                    sums = np.sum([word.heads for word in sentence.words], 0)
+                    assert sums == pytest.approx(np.ones(2 * heads[0]))
 
     def test_spans_are_the_words_as_written(self) -> None:
         text = "Köln\r\n was 🎉 cold!  The\xa0SOUP…"

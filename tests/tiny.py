@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
+from types import MappingProxyType
+from typing import Any
 
 import torch
 
@@ -23,9 +25,18 @@ def make_bundle(
     labels: Sequence[str] = ("bad", "good"),
     tokenizer: Tokenizer | None = None,
     members: int = 2,
+    options: Mapping[str, Any] = MappingProxyType({}),
     **facts: object,
 ) -> Bundle:
-    """Return networks with random weights, the same each time, far enough from zero to differ."""
+    """Return networks with random weights, the same each time, far enough from zero to differ.
+
+    Args:
+        labels: The classes.
+        tokenizer: How words are found.
+        members: Number of networks.
+        options: Other options of each.
+        facts: What the model card tells.
+    """
     vocabulary = Vocabulary.build(TEXTS, tokenizer or Tokenizer())
     torch.manual_seed(0)
     network = Ensemble(
@@ -35,6 +46,7 @@ def make_bundle(
         embedding_size=8,
         hidden_size=5,
         attention_size=6,
+        **options,
     )
     for parameter in network.parameters():
         torch.nn.init.normal_(parameter, std=0.7)

@@ -16,9 +16,9 @@ class Alignment(nn.Module):
 
     Scores of a query q and a key k: `additive` v . tanh(W q + U k + b) (Bahdanau et al. 2015,
     section A.1.2), `dot` q . k, `scaled_dot` that over the root of the width (Vaswani et al. 2017,
-    eq. 1), `general` q . W k (Luong et al. 2015, eq. 8), `cosine` b cos(q, k) with a learned b > 0
+    eq. 1), `general` q . W k (Luong et al. 2015, section 3.1), `cosine` b cos(q, k) with a learned b > 0
     (Graves et al. 2014, eq. 5), `location` row t of W q for the key in place t, whatever it is
-    (Luong et al. 2015, eq. 9).
+    (Luong et al. 2015, eq. 8).
 
     Args:
         query_size: Width of the queries.
@@ -71,20 +71,22 @@ class Alignment(nn.Module):
         keys: Tensor,
         key_lengths: Tensor,
         mask: Tensor | None = None,
+        values: Tensor | None = None,
     ) -> tuple[Tensor, Tensor]:
-        """Pool the keys' states for each query.
+        """Pool the values for each query, by how its scores weigh their keys.
 
         Args:
             queries: Floats (M, query size), segment after segment.
             query_lengths: int64 (S,), sums to M.
-            keys: Floats (N, key size), segment after segment; they are the values too.
+            keys: Floats (N, key size), segment after segment.
             key_lengths: int64 (S,), sums to N.
             mask: bool (P,), which pairs may see each other, in the order of `Pairs`; see
                 `causal_mask`. By default all.
+            values: Floats (N, V), what each key stands for. By default the keys.
 
         Returns:
-            Pooled vectors (M, key size), zeros where a query sees no key, and the weight (P,) of
-            each pair; a query's sum to 1.
+            Pooled vectors (M, V), zeros where a query sees no key, and the weight (P,) of each
+            pair; a query's sum to 1.
 
         Raises:
             ValueError: The lengths or the mask do not fit.
@@ -93,8 +95,9 @@ class Alignment(nn.Module):
         pairs = every if mask is None else every.only(mask)
         scores = self.score(queries, keys, pairs, key_lengths)
         weights = self.normalize(scores[:, None], pairs.keys_per_query).squeeze(1)
-        pooled = keys.new_zeros(len(queries), keys.shape[1])
-        pooled = pooled.index_add(0, pairs.query, weights[:, None] * keys[pairs.key])
+        values = keys if values is None else values
+        pooled = values.new_zeros(len(queries), values.shape[1])
+        pooled = pooled.index_add(0, pairs.query, weights[:, None] * values[pairs.key])
         if mask is not None:
             weights = weights.new_zeros(len(mask)).masked_scatter(mask, weights)
         return pooled, weights

@@ -162,7 +162,7 @@ class DotAttention(AttentionPooling):
 
 
 class GeneralAttention(AttentionPooling):
-    """score_tk = c_k . W h_t, the bilinear form of Luong et al. 2015 (eq. 8).
+    """score_tk = c_k . W h_t, the bilinear form of Luong et al. 2015 (section 3.1).
 
     Args:
         input_size: Width D of each hidden state.
@@ -212,7 +212,7 @@ class CosineAttention(AttentionPooling):
 
 
 class LocationAttention(AttentionPooling):
-    """score_tk depends on the place t alone, whatever stands there (Luong et al. 2015, eq. 9).
+    """score_tk depends on the place t alone, whatever stands there (Luong et al. 2015, eq. 8).
 
     Places beyond the first 512 have the score of the last of them.
 

@@ -175,6 +175,14 @@ def _parser() -> argparse.ArgumentParser:
     explain.add_argument(
         "--compare", metavar="MODEL", help="show a second model's view beside it, on a page"
     )
+    for level in ("word", "sentence"):
+        explain.add_argument(
+            f"--{level}_head",
+            type=int,
+            metavar="N",
+            help=f"show the attention on {level}s of this head alone, from 0, where the model has "
+            "several (default: their mean)",
+        )
     explain.add_argument(
         "--faithfulness",
         type=int,

@@ -55,6 +55,8 @@ def explain(command: argparse.Namespace) -> None:
     source = Input(command)
     predictor = load(command.model)
     check_label(command.label, predictor)
+    heads = command.word_head, command.sentence_head
+    _check_heads(heads, predictor)
     documents: Iterable[Document] = itertools.islice(source, command.limit)
     scored: list[int] = []
     left_out = 0
@@ -69,6 +71,8 @@ def explain(command: argparse.Namespace) -> None:
     explanations, figures = explain_and_score(predictor, documents, methods, scored)
     if figures is not None:
         figures = replace(figures, left_out=left_out)
+    if heads != (None, None):
+        explanations = (explanation.of_head(*heads) for explanation in explanations)
     if command.output:
         other = None
         if command.compare is not None:
@@ -91,6 +95,21 @@ def explain(command: argparse.Namespace) -> None:
             text = explanation.to_text(console, method=methods[0], label=command.label)
             sys.stdout.write("\n" * (number > 0) + text)
     source.report_skipped()
+
+
+def _check_heads(heads: tuple[int | None, ...], predictor: Predictor) -> None:
+    """Refuse heads that the model does not have."""
+    from han.model import ATTENTIONS
+
+    options = predictor.bundle.network.options
+    for level, head in zip(ATTENTIONS, heads, strict=True):
+        of_each = options[level]["heads"]
+        most = options["members"] * of_each - 1
+        if head is None or (of_each > 1 and 0 <= head <= most):
+            continue
+        there = f"its heads are 0 to {most}" if of_each > 1 else "it has one head there"
+        option = level.replace("attention", "head")
+        raise ValueError(f"`--{option}` is {head}, which the model does not have: {there}.")
 
 
 def faithfulness(command: argparse.Namespace) -> None:

@@ -9,7 +9,7 @@ import os
 import re
 import sys
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, cast
@@ -506,8 +506,9 @@ class HANCLI(LightningCLI):
     def _refuse_other_network(self, command: str, trained: Learned) -> None:
         """Refuse options of the network that the checkpoint's own would silently replace."""
         defaults = self._parser(command).get_defaults().model
-        for name, value in self._config.model.items():
-            own = trained.options.get(name, value)
+        trained_with = _flat(trained.options)
+        for name, value in self._config.model.items():  # of a group: `word_attention.score`
+            own = trained_with.get(name, value)
             if value not in (own, defaults.get(name)):
                 raise ValueError(
                     f"--model.{name} is {value}, but the checkpoint was trained with {own}, which "
@@ -634,6 +635,15 @@ def _naming_options(message: str) -> str:
     }
     options |= {"seed": "--seed_everything", "refit": "--refit"}
     return re.sub(r"`(\w+)`", lambda found: f"`{options.get(found[1], found[1])}`", message)
+
+
+def _flat(options: Mapping[str, Any]) -> dict[str, Any]:
+    """Return options by name, those of a group by its name and theirs, with a dot between."""
+    flat: dict[str, Any] = {}
+    for name, value in options.items():
+        of_group = value if isinstance(value, Mapping) else {}
+        flat |= {f"{name}.{key}": inner for key, inner in of_group.items()} or {name: value}
+    return flat
 
 
 def _refuse_used(run_dir: Path) -> None:
