@@ -16,9 +16,9 @@ class Alignment(nn.Module):
 
     Scores of a query q and a key k: `additive` v . tanh(W q + U k + b) (Bahdanau et al. 2015,
     section A.1.2), `dot` q . k, `scaled_dot` that over the root of the width (Vaswani et al. 2017,
-    eq. 1), `general` q . W k (Luong et al. 2015, section 3.1), `cosine` b cos(q, k) with a learned b > 0
-    (Graves et al. 2014, eq. 5), `location` row t of W q for the key in place t, whatever it is
-    (Luong et al. 2015, eq. 8).
+    eq. 1), `general` q . W k (Luong et al. 2015, section 3.1), `cosine` b cos(q, k) with a learned
+    b > 0 (Graves et al. 2014, eq. 5), `location` row t of W q for the key in place t, whatever it
+    is (Luong et al. 2015, eq. 8).
 
     Args:
         query_size: Width of the queries.
