@@ -285,6 +285,11 @@ model.explain("A document.")
 | words known | {{ network.vocabulary_size }} |
 | embedding, GRU per direction, context | \
 {{ network.embedding_size }}, {{ network.hidden_size }}, {{ network.attention_size }} |
+{%- for level in ["word", "sentence"] %}
+{%- set attention = network[level ~ "_attention"] %}
+| {{ level }}s: encoder, score, normalization, heads | {{ network[level ~ "_encoder"] }}, \
+{{ attention.score }}, {{ attention.normalization }}, {{ attention.heads }} |
+{%- endfor %}
 | language of the sentence splitter | `{{ tokenizer.language | code }}` |
 {%- if not tokenizer.hierarchical %}
 | sentences a document | one, all its words |

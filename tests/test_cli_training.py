@@ -31,6 +31,7 @@ from han.module import HANModule
 from han.recipe import recipe_for
 from tests.reviews import NETWORK, QUICK, fit, read_csv, rows, write_reviews, write_rows
 from tests.reviews import han as run_han
+from tests.varieties import VARIETIES, flags
 
 FILES = {
     "config.yaml",
@@ -445,6 +446,47 @@ class TestFit:
         assert done.stdout.splitlines()[-1] == "False 0"
 
 
+class TestVarieties:
+    @pytest.mark.parametrize("options", VARIETIES.values(), ids=VARIETIES)
+    def test_each_trains_and_explains(
+        self, folder: Path, options: dict[str, Any], capsys: pytest.CaptureFixture[str]
+    ) -> None:
+        small = ("--model.hidden_size=5", "--model.members=1", "--trainer.max_epochs=1")
+        assert fit(*small, *flags(options)) == 0
+        network = han.load(folder / "runs/reviews/1").bundle.network
+        for name, value in options.items():
+            assert network.options[name] == (value if isinstance(value, str) else vars(value))
+        capsys.readouterr()
+        assert run_han("explain", "runs/reviews/1", "The soup was awful. We left!") == 0
+        assert "The" in capsys.readouterr().out
+
+    @pytest.mark.parametrize("name", ["hard_reinforce", "several heads", "transformer"])
+    def test_it_goes_on_and_is_tested_as_it_was_saved(self, folder: Path, name: str) -> None:
+        options = ("--model.hidden_size=5", *flags(VARIETIES[name]))
+        assert fit(*options, "--trainer.max_epochs=1") == 0
+        run = folder / "runs/reviews/1"
+        assert fit(*options, "--ckpt_path=last", "--trainer.max_epochs=2") == 0
+        assert record(run)["epochs"] == 2
+        assert run_han("test", "--ckpt_path=runs/reviews/1", "--data.test=reviews.csv", CACHE) == 0
+        assert figures(folder / "runs/reviews/2")["loss"] == figures(run)["loss"]
+        model, again = han.load(run), HANModule.load_from_checkpoint(run / "checkpoints/best.ckpt")
+        assert again.network.options == model.bundle.network.options
+        for key, weight in model.bundle.network.state_dict().items():
+            assert torch.equal(weight, again.network.state_dict()[key])
+
+    @pytest.mark.slow
+    @pytest.mark.parametrize("options", VARIETIES.values(), ids=VARIETIES)
+    def test_each_learns_the_bundled_abstracts(self, folder: Path, options: dict[str, Any]) -> None:
+        """Better than twice the share of the largest class, in four epochs."""
+        of_each = {name: value for name, value in options.items() if name != "transformer"}
+        rate = "--model.learning_rate=0.002"
+        assert run_han(
+            "fit", "--data.train=builtin", "--model.members=1", "--refit=false", "--run_dir=run",
+            "--trainer.max_epochs=4", *([rate] if of_each != options else []), *flags(of_each),
+        ) == 0  # fmt: skip
+        assert figures(folder / "run")["accuracy"] > 0.4
+
+
 class TestResume:
     def test_a_run_goes_on_in_its_directory(self, folder: Path) -> None:
         assert fit() == 0
@@ -519,6 +561,19 @@ class TestResume:
         assert fit("--ckpt_path=last", "--model.learning_rate=0.5", *PLAIN) == 1
         err = capsys.readouterr().err
         assert "--model.learning_rate is 0.5, but the checkpoint was trained with 0.05" in err
+
+    @pytest.mark.parametrize(
+        ("option", "own"),
+        [("word_attention.heads=2", "1"), ("transformer.positions=learned", "sinusoidal")],
+    )
+    def test_so_is_one_of_a_group(
+        self, copied: Path, capsys: pytest.CaptureFixture[str], option: str, own: str
+    ) -> None:
+        test = ("test", "--ckpt_path=runs/reviews/1", "--data.test=reviews.csv", CACHE)
+        assert run_han(*test, f"--model.{option}") == 1
+        name, _, value = option.partition("=")
+        expected = f"--model.{name} is {value}, but the checkpoint was trained with {own}"
+        assert expected in capsys.readouterr().err
 
     def test_a_used_run_directory_is_refused_otherwise(
         self, copied: Path, capsys: pytest.CaptureFixture[str]

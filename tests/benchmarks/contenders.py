@@ -14,6 +14,7 @@ from torch.optim import AdamW, Optimizer
 
 from han.batching import Batch
 from han.module import HANModule
+from han.transformer import Blocks
 
 EMBEDDING_SIZE, HIDDEN_SIZE, ATTENTION_SIZE = 200, 50, 100
 LEARNING_RATE = 1e-2
@@ -81,11 +82,16 @@ class Contender:
             return [self.network(*inputs)[0] for inputs, _, _ in batches]
 
 
-def ours(vocabulary_size: int, num_classes: int) -> Contender:
+def ours(vocabulary_size: int, num_classes: int, **options: Any) -> Contender:  # noqa: ANN401
     """Return one member and the optimiser that `HANModule` configures, without its dropouts.
 
     A step is what `han fit` runs for a batch and one member, less Lightning's own work: logging and
     the schedule. The network is an `Ensemble` of that member.
+
+    Args:
+        vocabulary_size: Number of word ids.
+        num_classes: Number of classes.
+        options: Of `HANModule`.
     """
     module = HANModule(
         vocabulary_size,
@@ -101,6 +107,8 @@ def ours(vocabulary_size: int, num_classes: int) -> Contender:
         sentence_dropout=0,
         learning_rate=LEARNING_RATE,
         schedule="constant",
+        transformer=Blocks(dropout=0),
+        **options,
     )
     module.trainer = pl.Trainer(  # gradients are clipped by its means
         accelerator="cpu",
@@ -199,7 +207,7 @@ class PackedEncoder(nn.Module):
 
     def __init__(self, input_size: int, hidden_size: int, attention_size: int) -> None:
         super().__init__()
-        self.gru = nn.GRU(input_size, hidden_size, bidirectional=True)
+        self.reader = nn.GRU(input_size, hidden_size, bidirectional=True)
         self.attention = PlainAttention(2 * hidden_size, attention_size)
 
     def forward(self, inputs: Tensor, lengths: Tensor) -> tuple[Tensor, Tensor]:
@@ -209,7 +217,7 @@ class PackedEncoder(nn.Module):
         steps = torch.arange(int(ordered[0]))[:, None]
         visited = steps < ordered  # (T, S)
         order = (starts + steps)[visited]  # (N,), where the steps lie, those of one time together
-        states, _ = self.gru(PackedSequence(inputs.index_select(0, order), visited.sum(1)))
+        states, _ = self.reader(PackedSequence(inputs.index_select(0, order), visited.sum(1)))
         hidden = torch.empty_like(states.data).index_copy(0, order, states.data)  # (N, 2H)
         pooled, weights = self.attention(hidden, lengths)
         return pooled, weights

@@ -12,22 +12,14 @@ import sys
 from unittest import mock
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 
-from han.attention import segment_index
+from han.attention import AttentionPooling, segment_index
 from han.cli import main
 
 
-class MaxPooling(nn.Module):
-    """Pool each segment by the largest value of each element, in place of `AdditiveAttention`.
-
-    Args:
-        input_size: Width D of each hidden state.
-        attention_size: Not used.
-    """
-
-    def __init__(self, input_size: int, attention_size: int) -> None:
-        super().__init__()
+class MaxPooling(AttentionPooling):
+    """Pool each segment by the largest value of each element: there is nothing to learn."""
 
     def forward(self, hidden: Tensor, lengths: Tensor) -> tuple[Tensor, Tensor]:
         """Pool the hidden states of each segment.
@@ -37,7 +29,7 @@ class MaxPooling(nn.Module):
             lengths: int64 (S,), sums to N; an empty segment pools to zeros.
 
         Returns:
-            Pooled vectors (S, D), and for each state (N,) the share of the elements of the vector
+            Pooled vectors (S, D), and for each state (N, 1) the share of the elements of the vector
             that it supplies (of those that several supply, the same part each).
         """
         segments = segment_index(lengths)
@@ -46,9 +38,9 @@ class MaxPooling(nn.Module):
         pooled = pooled.scatter_reduce(0, index, hidden, "amax", include_self=False)
         supplies = (hidden == pooled[segments]).to(hidden.dtype)
         suppliers = torch.zeros_like(pooled).index_add(0, segments, supplies)
-        return pooled, (supplies / suppliers[segments]).mean(1)
+        return pooled, (supplies / suppliers[segments]).mean(1, keepdim=True)
 
 
 if __name__ == "__main__":
-    with mock.patch("han.model.AdditiveAttention", MaxPooling):
+    with mock.patch("han.model.attention_pooling", side_effect=lambda *_: MaxPooling()):
         sys.exit(main(sys.argv[1:]))

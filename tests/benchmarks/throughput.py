@@ -11,7 +11,8 @@ documents drawn by the seed. Nobody drops anything out, and no document is cut.
 - inference: logits and weights, in evaluation mode without gradients.
 - text: raw text to label; of the network it includes finding the words and the batches.
 
-The contenders are `han`; the same network on `torch.nn.GRU` with packed sequences; the other
+The contenders are `han`; the same network on `torch.nn.GRU` with packed sequences; `han` with one
+block of a transformer in place of the GRU, at the words and at both levels; the other
 implementations in `--peers` (see `peers.py`); and for text TF-IDF with logistic regression, of
 words alone (scikit-learn's defaults) and of words and pairs of words. Of `han`, text means labels,
 probabilities and weights as arrays (`Predictor.read_documents`), and also whole explanations, an
@@ -79,6 +80,12 @@ MATRIX_SIZE = 2_048
 BUSY = 1.5  # a minute's mean of running processes, this one included
 
 OURS, EXPLANATIONS = "han", "han, explanations"
+TRANSFORMERS = {  # the same network with self-attention in place of a GRU
+    "han, transformer over words": {"word_encoder": "transformer"},
+    "han, transformer over both": dict.fromkeys(
+        ("word_encoder", "sentence_encoder"), "transformer"
+    ),
+}
 PACKED, TFIDF = "torch.nn.GRU", "TF-IDF + logistic regression"
 PAIRS = "the same, words and pairs"  # the one of the accuracies in the README
 PRODUCT = "matrix product"
@@ -285,7 +292,7 @@ def text_jobs(workload: Workload, contenders: Mapping[str, Contender]) -> dict[s
         pipeline.fit(*workload.training)
         jobs[name] = Job(_call(pipeline.predict, texts), words, len(texts))
     for name, contender in contenders.items():
-        if name != OURS:
+        if name not in (OURS, *TRANSFORMERS):
             read = _call(_read_with, contender, vocabulary, workload.sample)
             jobs[name] = Job(read, sampled, len(workload.sample))
     return jobs
@@ -369,6 +376,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     contenders = {OURS: ours(*sizes)}
     contenders[PACKED] = packed(contenders[OURS], *sizes)
     require_equal(contenders[OURS], contenders[PACKED], workload.batches[0])
+    contenders |= {name: ours(*sizes, **options) for name, options in TRANSFORMERS.items()}
     if options.peers is not None:
         contenders |= available(options.peers, *sizes, workload.batches[0])
 
