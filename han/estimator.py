@@ -72,7 +72,8 @@ class HANClassifier(ClassifierMixin, BaseEstimator):  # type: ignore[misc]  # th
         sentence_dropout: Probability of leaving a sentence out of a training document.
         label_smoothing: Share of each target's probability that is spread over all classes.
         optimizer: `"adamw"`, or `"sgd"` with momentum.
-        learning_rate: Peak learning rate; by default 0.007 for few texts, 0.004 for many.
+        learning_rate: Peak learning rate; by default 0.007 for few texts, 0.004 for many. The
+            weights of a transformer have a seventh of it.
         embedding_learning_rate: Peak learning rate of the word vectors, by default that of all
             else; 0 keeps them as they are.
         momentum: Momentum of `"sgd"`.

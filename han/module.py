@@ -22,8 +22,9 @@ from han.metrics import classification_figures
 from han.model import ATTENTIONS, GROUPS, Draws, Encoder, Ensemble, HANOutput
 from han.optimization import RowwiseAdamW, distinct_rows
 from han.recipe import Recipe, recipe_for
-from han.transformer import Blocks
+from han.transformer import Blocks, RaggedTransformer
 
+TRANSFORMER_SHARE = 1 / 7  # of the learning rate, for a transformer's weights
 BASELINE_DECAY, ENTROPY_SHARE = 0.9, 0.01  # of hard attention (Xu et al. 2015, section 4.1)
 WARM_UP, FIRST_SHARE, LAST_SHARE = 0.2, 1 / 25, 1 / 250_000  # of the steps, of the peak rate twice
 
@@ -60,7 +61,8 @@ class HANModule(pl.LightningModule):
         sentence_dropout: Probability of leaving a sentence out of a training document.
         label_smoothing: Share of each target's probability that is spread over all classes.
         optimizer: `adamw`, or `sgd` with momentum as in the paper.
-        learning_rate: Peak learning rate; by default 0.007 for few documents, 0.004 for many.
+        learning_rate: Peak learning rate; by default 0.007 for few documents, 0.004 for many. The
+            weights of a transformer have a seventh of it.
         embedding_learning_rate: Peak learning rate of the word vectors, by default that of all
             else; 0 keeps them as they are.
         momentum: Momentum of `sgd`.
@@ -308,13 +310,23 @@ class HANModule(pl.LightningModule):
             embedding.sparse = alone and self.hparams["optimizer"] == "adamw"
         vectors = [embedding.weight for embedding in embeddings]
         of_words = set(map(id, vectors))
-        others = [p for p in self.network.parameters() if id(p) not in of_words]
-        groups: list[dict[str, Any]] = [
-            {"params": [p for p in others if p.ndim > 1]},
-            {"params": [p for p in others if p.ndim == 1], "weight_decay": 0.0},
-        ]
+        transformers = [m for m in self.network.modules() if isinstance(m, RaggedTransformer)]
+        of_transformers = {id(p) for module in transformers for p in module.parameters()}
         options = self.options
         rate, decay = options["learning_rate"], options["weight_decay"]
+        groups: list[dict[str, Any]] = []
+        for share, own in ((1.0, False), (TRANSFORMER_SHARE, True)):
+            chosen = [
+                parameter
+                for parameter in self.network.parameters()
+                if id(parameter) not in of_words and (id(parameter) in of_transformers) == own
+            ]
+            of_share = {"lr": share * rate}
+            groups += [
+                {"params": [p for p in chosen if p.ndim > 1], **of_share},
+                {"params": [p for p in chosen if p.ndim <= 1], **of_share, "weight_decay": 0.0},
+            ]
+        groups = [group for group in groups if group["params"]]
         if (rate_of_words := options["embedding_learning_rate"]) > 0:
             groups.append(
                 {"params": vectors, "weight_decay": 0.0, "lr": rate_of_words, "rowwise": True}

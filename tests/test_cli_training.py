@@ -478,11 +478,10 @@ class TestVarieties:
     @pytest.mark.parametrize("options", VARIETIES.values(), ids=VARIETIES)
     def test_each_learns_the_bundled_abstracts(self, folder: Path, options: dict[str, Any]) -> None:
         """Better than twice the share of the largest class, in four epochs."""
-        of_each = {name: value for name, value in options.items() if name != "transformer"}
-        rate = "--model.learning_rate=0.002"
+        options = {name: value for name, value in options.items() if name != "transformer"}
         assert run_han(
             "fit", "--data.train=builtin", "--model.members=1", "--refit=false", "--run_dir=run",
-            "--trainer.max_epochs=4", *([rate] if of_each != options else []), *flags(of_each),
+            "--trainer.max_epochs=4", *flags(options),
         ) == 0  # fmt: skip
         assert figures(folder / "run")["accuracy"] > 0.4
 

@@ -26,6 +26,7 @@ from han.optimization import RowwiseAdamW
 from han.recipe import recipe_for
 from han.training import load_weights
 from han.transformer import Blocks
+from tests.varieties import VARIETIES
 
 pytestmark = [
     # Tiny trainings, of batches that are made already.
@@ -348,6 +349,25 @@ class TestFit:
         }
         assert {found[name] for name in found.keys() - free} == {0.25}
         assert any("context" in name for name in free)
+
+    @pytest.mark.parametrize("options", VARIETIES.values(), ids=VARIETIES)
+    def test_every_weight_has_one_rate_a_transformers_a_seventh(
+        self, options: dict[str, Any]
+    ) -> None:
+        small = {"hidden_size": 5, "learning_rate": 0.07, "schedule": "constant"}
+        module = make_module(**small, **options)
+        groups = module.configure_optimizers()["optimizer"].param_groups
+        rates = {id(p): group["lr"] for group in groups for p in group["params"]}
+        assert sum(len(group["params"]) for group in groups) == len(rates)
+        found = {name: rates[id(p)] for name, p in module.network.named_parameters()}
+        network = module.network.members[0]
+        slow = tuple(
+            f"members.0.{level}_encoder.reader."
+            for level in ("word", "sentence")
+            if network.options[f"{level}_encoder"] == "transformer"
+        )
+        for name, rate in found.items():
+            assert rate == pytest.approx(0.01 if slow and name.startswith(slow) else 0.07), name
 
     def test_word_vectors_have_their_own_rate(self) -> None:
         rates = Rates()
