@@ -6,9 +6,9 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
-from han.attention.normalization import Normalization, normalizer
+from han.attention.normalization import Normalization, normalizer, take_draw
 from han.attention.scores import KEY_STRENGTH, PLACES, Score
-from han.attention.segments import Pairs, places_in_segments
+from han.attention.segments import Pairs, places_in_segments, require_fit
 
 
 class Alignment(nn.Module):
@@ -91,6 +91,7 @@ class Alignment(nn.Module):
         Raises:
             ValueError: The lengths or the mask do not fit.
         """
+        require_fit(queries, query_lengths, keys, key_lengths, mask)
         every = Pairs.of(query_lengths, key_lengths)
         pairs = every if mask is None else every.only(mask)
         scores = self.score(queries, keys, pairs, key_lengths)
@@ -101,6 +102,10 @@ class Alignment(nn.Module):
         if mask is not None:
             weights = weights.new_zeros(len(mask)).masked_scatter(mask, weights)
         return pooled, weights
+
+    def take_draw(self) -> tuple[Tensor, Tensor] | None:
+        """Return what `HardReinforce` drew last, its log-probabilities and entropies (M, 1)."""
+        return take_draw(self.normalize)
 
     def score(self, queries: Tensor, keys: Tensor, pairs: Pairs, key_lengths: Tensor) -> Tensor:
         """Return the score (P,) of each pair."""

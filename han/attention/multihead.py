@@ -9,7 +9,7 @@ from torch import Tensor, nn
 from torch.nn import functional
 
 from han.attention.normalization import normalize_softmax
-from han.attention.segments import Pairs, alike
+from han.attention.segments import Pairs, alike, require_fit
 
 
 class MultiHeadAttention(nn.Module):
@@ -56,7 +56,9 @@ class MultiHeadAttention(nn.Module):
         Returns:
             Floats (M, D); a query that sees no key has the output's bias.
         """
-        groups = list(alike(query_lengths, key_lengths, query_lengths * key_lengths))
+        require_fit(queries, query_lengths, keys, key_lengths, mask)
+        lengths = (query_lengths, key_lengths, query_lengths * key_lengths)
+        groups = [group for group in alike(*lengths) if group[2].numel()]
         if not groups:
             return self.output(torch.zeros_like(queries))  # type: ignore[no-any-return]
         of_queries, of_keys, of_pairs = zip(*groups, strict=True)
@@ -89,11 +91,12 @@ class MultiHeadAttention(nn.Module):
         mask: Tensor | None = None,
     ) -> Tensor:
         """Return the weight (P, H) of each pair in each head; takes what `forward` does."""
+        require_fit(queries, query_lengths, keys, key_lengths, mask)
         every = Pairs.of(query_lengths, key_lengths)
         pairs = every if mask is None else every.only(mask)
-        query = self.of_query(queries).view(len(queries), self.heads, -1)
-        key = self.of_key(keys).chunk(2, 1)[0].reshape(len(keys), self.heads, -1)
-        scores = (query[pairs.query] * key[pairs.key]).sum(2) * query.shape[2] ** -0.5
+        query = self._split(self.of_query(queries))
+        key = self._split(self.of_key(keys).chunk(2, 1)[0])
+        scores = (query[pairs.query] * key[pairs.key]).sum(2) * query.shape[2] ** -0.5  # (P, H)
         weights = normalize_softmax(scores, pairs.keys_per_query)
         if mask is not None:
             weights = weights.new_zeros(len(mask), self.heads).index_put((mask,), weights)
@@ -101,9 +104,13 @@ class MultiHeadAttention(nn.Module):
 
     def _in_groups(self, states: Tensor, groups: Sequence[Tensor]) -> list[Tensor]:
         """Return the states (N, D) of each group, (G, T), of segments: (G, H, T, D / H)."""
-        ordered = states[torch.cat([rows.flatten() for rows in groups])]
+        ordered = self._split(states[torch.cat([rows.flatten() for rows in groups])])
         parts = torch.split(ordered, [rows.numel() for rows in groups])
         return [
-            part.view(*rows.shape, self.heads, -1).transpose(1, 2)
+            part.view(*rows.shape, *part.shape[1:]).transpose(1, 2)
             for part, rows in zip(parts, groups, strict=True)
         ]
+
+    def _split(self, states: Tensor) -> Tensor:
+        """Split the width (N, D) into the heads': (N, H, D / H)."""
+        return states.reshape(len(states), self.heads, states.shape[1] // self.heads)

@@ -87,7 +87,7 @@ class HardReinforce(nn.Module):
         self.draw = None
         if not self.training:
             return _of_highest(scores, lengths)
-        drawn = _of_highest(scores + _gumbel(scores), lengths)
+        drawn = _of_highest(_with_gumbel_noise(scores), lengths).to(scores.dtype)
         probabilities = normalize_softmax(_precise(scores), lengths)
         logarithms = probabilities.clamp_min(torch.finfo(probabilities.dtype).tiny).log()
         of_segments = logarithms.new_zeros(len(lengths), scores.shape[1])
@@ -110,9 +110,9 @@ class HardGumbel(nn.Module):
         """Return weights (N, K), of which one in each segment and column is 1, the others 0."""
         if not self.training:
             return _of_highest(scores, lengths)
-        noisy = scores + _gumbel(scores)
+        noisy = _with_gumbel_noise(scores)
         soft = normalize_softmax(noisy, lengths)
-        return _of_highest(noisy, lengths) + (soft - soft.detach())
+        return (_of_highest(noisy, lengths) + (soft - soft.detach())).to(scores.dtype)
 
 
 def normalizer(name: Normalization) -> Normalize:
@@ -137,30 +137,47 @@ def normalizer(name: Normalization) -> Normalize:
     raise ValueError(f"There is no normalization {name!r}.")
 
 
+def take_draw(normalize: Normalize) -> tuple[Tensor, Tensor] | None:
+    """Return what `HardReinforce` drew last and forget it; None of another normalization."""
+    if not isinstance(normalize, HardReinforce):
+        return None
+    draw, normalize.draw = normalize.draw, None
+    return draw
+
+
 def _precise(scores: Tensor) -> Tensor:
     return scores.to(torch.promote_types(scores.dtype, torch.float32))
 
 
 def _of_alike(normalize: Callable[..., Tensor], scores: Tensor, lengths: Tensor) -> Tensor:
     """Apply to segments of the same length together what knows of no other segments."""
-    precise = _precise(scores)
-    rows = [rows for (rows,) in alike(lengths)]
-    if not rows:
+    groups = [rows for (rows,) in alike(lengths)]
+    if not groups:
         return scores
-    weights = torch.cat([normalize(precise[of_alike], dim=1).flatten(0, 1) for of_alike in rows])
-    places = torch.cat([of_alike.flatten() for of_alike in rows])
-    return torch.empty_like(precise).index_copy(0, places, weights).to(scores.dtype)
+    places = torch.cat([rows.flatten() for rows in groups])
+    # Sorted once and split, since the gradient of each look-up is as large as all there is.
+    parts = torch.split(_precise(scores)[places], [rows.numel() for rows in groups])
+    weights = torch.cat(
+        [
+            normalize(part.view(*rows.shape, -1), dim=1).flatten(0, 1)
+            for part, rows in zip(parts, groups, strict=True)
+        ]
+    )
+    return torch.empty_like(weights).index_copy(0, places, weights).to(scores.dtype)
 
 
 def _of_highest(scores: Tensor, lengths: Tensor) -> Tensor:
     """Return 1 for the highest score of each segment, the first of equals, and 0 for the others."""
-    chosen = torch.zeros_like(scores, requires_grad=False)
+    scores = scores.detach()
+    chosen = torch.zeros_like(scores)
     for (rows,) in alike(lengths):
-        best = scores.detach()[rows].argmax(1, keepdim=True)  # (G, 1, K)
-        marks = torch.zeros_like(scores[rows], requires_grad=False).scatter_(1, best, 1)
-        chosen[rows] = marks
+        of_alike = scores[rows]  # (G, T, K)
+        best = of_alike.argmax(1, keepdim=True)
+        chosen[rows] = torch.zeros_like(of_alike).scatter_(1, best, 1)
     return chosen
 
 
-def _gumbel(scores: Tensor) -> Tensor:
-    return -torch.empty_like(scores, requires_grad=False).exponential_().log()
+def _with_gumbel_noise(scores: Tensor) -> Tensor:
+    """Add what makes the highest score a draw by the probabilities of softmax (Gumbel 1954)."""
+    precise = _precise(scores)
+    return precise - torch.empty_like(precise, requires_grad=False).exponential_().log()

@@ -10,7 +10,7 @@ from torch import Tensor, nn
 from torch.nn import functional
 
 from han import kernel
-from han.attention.normalization import HardReinforce, Normalization, normalizer
+from han.attention.normalization import Normalization, normalizer, take_draw
 from han.attention.scores import KEY_STRENGTH, PLACES, Score
 from han.attention.segments import places_in_segments, segment_index
 
@@ -89,10 +89,7 @@ class AttentionPooling(nn.Module):
 
     def take_draw(self) -> tuple[Tensor, Tensor] | None:
         """Return what `HardReinforce` drew last, its log-probabilities and entropies (S, K)."""
-        if not isinstance(self.normalize, HardReinforce):
-            return None
-        draw, self.normalize.draw = self.normalize.draw, None
-        return draw
+        return take_draw(self.normalize)
 
 
 class AdditiveAttention(AttentionPooling):

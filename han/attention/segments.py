@@ -63,11 +63,7 @@ class Pairs(NamedTuple):
         Raises:
             ValueError: There is another number of segments of keys than of queries.
         """
-        if len(query_lengths) != len(key_lengths):
-            raise ValueError(
-                f"Each segment of queries needs one of keys, got {len(query_lengths)} and "
-                f"{len(key_lengths)} segments."
-            )
+        _require_as_many(query_lengths, key_lengths)
         keys_per_query = key_lengths.repeat_interleave(query_lengths)
         first_key = (key_lengths.cumsum(0) - key_lengths).repeat_interleave(query_lengths)
         query = segment_index(keys_per_query)
@@ -79,13 +75,47 @@ class Pairs(NamedTuple):
         Raises:
             ValueError: There is another number of marks than of pairs.
         """
-        if mask.shape != self.query.shape:
-            raise ValueError(
-                f"`mask` must have one mark for each of {len(self.query)} pairs, got shape "
-                f"{tuple(mask.shape)}."
-            )
+        _require_mark_of_each(mask, len(self.query))
         query = self.query[mask]
         return Pairs(query, self.key[mask], query.bincount(minlength=len(self.keys_per_query)))
+
+
+def require_fit(
+    queries: Tensor,
+    query_lengths: Tensor,
+    keys: Tensor,
+    key_lengths: Tensor,
+    mask: Tensor | None = None,
+) -> None:
+    """Refuse lengths (S,) that are not those of the states, and a mask that is not of the pairs.
+
+    Raises:
+        ValueError: They do not fit.
+    """
+    _require_as_many(query_lengths, key_lengths)
+    for kind, states, lengths in (("query", queries, query_lengths), ("key", keys, key_lengths)):
+        if (lengths < 0).any() or int(lengths.sum()) != len(states):
+            raise ValueError(
+                f"`{kind}_lengths` must be at least 0 and sum to {len(states)}, the number of "
+                "states."
+            )
+    if mask is not None:
+        _require_mark_of_each(mask, int((query_lengths * key_lengths).sum()))
+
+
+def _require_as_many(query_lengths: Tensor, key_lengths: Tensor) -> None:
+    if len(query_lengths) != len(key_lengths):
+        raise ValueError(
+            f"Each segment of queries needs one of keys, got {len(query_lengths)} and "
+            f"{len(key_lengths)} segments."
+        )
+
+
+def _require_mark_of_each(mask: Tensor, pairs: int) -> None:
+    if mask.shape != (pairs,):
+        raise ValueError(
+            f"`mask` must have one mark for each of {pairs} pairs, got shape {tuple(mask.shape)}."
+        )
 
 
 def causal_mask(lengths: Tensor) -> Tensor:
