@@ -39,10 +39,13 @@ from sklearn.utils import get_tags
 
 import han
 from han import HANClassifier
+from han.attention import Weighting
 from han.model import GROUPS
 from han.module import HANModule
+from han.transformer import Blocks
 from tests.reviews import han as run_han
 from tests.reviews import rows, write_rows
+from tests.varieties import flags
 
 REVIEWS = rows(40)
 TEXTS = [text for _, text, _, _ in REVIEWS]
@@ -172,6 +175,15 @@ class TestOptions:
             ({"random_state": "one"}, "'one' cannot be used to seed"),
             ({"hidden_size": 0}, "hidden_size"),
             ({"word_dropout": 1.5}, "word_dropout"),
+            (
+                {"word_attention": {"score": "dot"}},
+                "`word_attention` must be a han.attention.Weighting or None, got {'score': 'dot'}.",
+            ),
+            ({"word_encoder": "lstm"}, "`word_encoder` must be 'gru' or 'transformer', got"),
+            (
+                {"word_encoder": "transformer", "transformer": Blocks(heads=5)},
+                "`transformer.heads` must divide the width, which is twice `hidden_size`: 8, got 5",
+            ),
             ({"min_count": 1000}, "lower `min_count`"),
             ({"vectors": "nowhere.txt"}, "nowhere.txt"),
         ],
@@ -250,6 +262,24 @@ class TestSameAsTheCommandLine:
             model.classes_.tolist().index(prediction.label)
             for prediction in model.predictor_.classify(TEXTS)
         ]
+
+    def test_they_are_with_another_attention_and_encoder(self, folder: Path) -> None:
+        labels = [("bad", "good")[i % 2] for i in range(len(TEXTS))]
+        path = write_rows(
+            folder / "reviews.csv", list(zip(TEXTS, labels, strict=True)), ["text", "label"]
+        )
+        options: dict[str, Any] = {
+            "word_attention": Weighting("dot", "entmax", heads=2),
+            "sentence_attention": Weighting(normalization="hard_reinforce"),
+            "sentence_encoder": "transformer",
+            "transformer": Blocks(heads=2, positions="learned"),
+        }
+        theirs = self.files(folder, f"--data.train={path}", *flags(options))
+        model = tiny(members=2, max_epochs=3, accelerator="cpu", **options).fit(TEXTS, labels)
+        assert self.ours(folder, model) == theirs
+        copied = pickle.loads(pickle.dumps(clone(model).fit(TEXTS, labels)))
+        assert np.array_equal(copied.predict_proba(TEXTS), model.predict_proba(TEXTS))
+        assert len(copied.explain("The soup was cold.").words[0].heads) == 4
 
     def test_they_are_with_own_validation_texts_and_numbers_as_labels(self, folder: Path) -> None:
         labels = [(70, 3, 5000)[i % 3] for i in range(len(TEXTS))]
