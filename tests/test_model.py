@@ -296,6 +296,17 @@ class TestEveryVariety:
             assert parameter.grad.isfinite().all(), name
             assert (parameter.grad != 0).any(), name
 
+    @pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16])
+    def test_half_precision_stays_finite(self, options: dict[str, Any], dtype: torch.dtype) -> None:
+        batch = Batch.from_lists(make_documents())
+        network = make_network(**options).float().train()
+        with torch.autocast("cpu", dtype):
+            network(batch).logits.square().sum().backward()
+        grads = [p.grad for p in network.parameters() if p.grad is not None]
+        assert all(grad.isfinite().all() for grad in grads)
+        output = network.to(dtype).eval()(batch)
+        assert all(values.isfinite().all() for values in output[:3])
+
     def test_empty_documents_and_single_words_are_read(self, options: dict[str, Any]) -> None:
         network = make_network(**options).train()
         output = network(Batch.from_lists([[], [[5]], []]))
