@@ -287,6 +287,14 @@ class TestValues:
         _, of_keys = alignment(queries, query_lengths, keys, key_lengths)
         assert torch.equal(weights, of_keys)
 
+    def test_may_be_of_another_precision_than_the_keys(self) -> None:
+        # As on a GPU under autocast, which sums up scores in single precision.
+        alignment, lengths = Alignment(4, 4), torch.tensor([2])
+        queries, keys = torch.randn(2, 2, 4)
+        values = torch.tensor([[1.0], [0.0]])
+        pooled, weights = alignment(queries, lengths, keys, lengths, None, values.bfloat16())
+        torch.testing.assert_close(pooled.flatten().float(), weights[::2], rtol=0.01, atol=0)
+
 
 class TestLocation:
     def test_keys_beyond_the_first_512_have_the_score_of_the_last(self) -> None:
@@ -324,6 +332,28 @@ class TestHardAlignment:
         assert set(drawn.tolist()) == {0, 2, 3}
 
 
+class TestTakeDraw:
+    def test_has_the_log_probability_and_the_entropy_of_each_query(self) -> None:
+        alignment = make_alignment("dot", "hard_reinforce")
+        queries, query_lengths, keys, key_lengths = make_states("dot", [(2, 3), (1, 0)])
+        mask = torch.tensor([True, False, True, False, False, False])
+        _, weights = alignment(queries, query_lengths, keys, key_lengths, mask)
+        draw = alignment.take_draw()
+        assert draw is not None
+        logarithms = (keys[[0, 2]] @ queries[0]).log_softmax(0)
+        zeros = [torch.zeros(1, dtype=torch.float64)] * 2  # the other queries see no key
+        chosen = (logarithms * weights[[0, 2]]).sum()[None]
+        entropy = -(logarithms.exp() * logarithms).sum()[None]
+        torch.testing.assert_close(draw[0], torch.stack([chosen, *zeros]))
+        torch.testing.assert_close(draw[1], torch.stack([entropy, *zeros]))
+        assert alignment.take_draw() is None
+
+    def test_is_none_of_other_normalizations(self) -> None:
+        alignment = make_alignment("dot")
+        alignment(*make_states("dot", [(2, 3)]))
+        assert alignment.take_draw() is None
+
+
 class TestRefusals:
     @pytest.mark.parametrize("score", OF_ONE_WIDTH)
     def test_widths_that_cannot_be_compared(self, score: Score) -> None:
@@ -353,13 +383,26 @@ class TestRefusals:
             make_alignment("dot")(*states, torch.ones(marks, dtype=torch.bool))
 
     @pytest.mark.parametrize(
-        ("query_lengths", "key_lengths"), [([2], [3]), ([4], [3]), ([3], [2]), ([3], [4])]
+        ("query_lengths", "key_lengths"),
+        [
+            ([2], [3]),
+            ([4], [3]),
+            ([3], [2]),
+            ([3], [4]),
+            ([4, -1], [3, 0]),
+            ([3, 0], [-1, 4]),
+        ],
     )
     def test_lengths_that_do_not_sum_to_the_states(
         self, query_lengths: list[int], key_lengths: list[int]
     ) -> None:
         queries, _, keys, _ = make_states("dot", [(3, 3)])
-        with pytest.raises(ValueError, match="lengths` must"):
+        with pytest.raises(ValueError, match="lengths` must be at least 0 and sum to 3"):
             make_alignment("dot")(
                 queries, torch.tensor(query_lengths), keys, torch.tensor(key_lengths)
             )
+
+    def test_another_number_of_values(self) -> None:
+        states = make_states("dot", [(2, 2), (1, 1)])
+        with pytest.raises(ValueError, match="`values` must be one for each of 3 keys, got 2"):
+            make_alignment("dot")(*states, values=torch.zeros(2, 4))

@@ -229,11 +229,35 @@ class TestMultiHeadAttention:
             getattr(ours, method)(queries, lengths, keys, torch.tensor([3]))
 
     @pytest.mark.parametrize("method", ["forward", "weights"])
+    @pytest.mark.parametrize(
+        ("query_lengths", "key_lengths"),
+        [([2], [3]), ([4], [3]), ([3], [2]), ([3], [4]), ([4, -1], [3, 0])],
+    )
+    def test_lengths_that_do_not_sum_to_the_states_are_refused(
+        self, method: str, query_lengths: list[int], key_lengths: list[int]
+    ) -> None:
+        ours, (queries, _, keys, _) = make_attention(), make_states([(3, 3)])
+        lengths = torch.tensor(query_lengths), torch.tensor(key_lengths)
+        with pytest.raises(ValueError, match="lengths` must be at least 0 and sum to 3"):
+            getattr(ours, method)(queries, lengths[0], keys, lengths[1])
+
+    @pytest.mark.parametrize("method", ["forward", "weights"])
     @pytest.mark.parametrize("marks", [4, 6])
     def test_another_number_of_marks_is_refused(self, method: str, marks: int) -> None:
         ours, states = make_attention(), make_states([(2, 2), (1, 1)])
         with pytest.raises(ValueError, match="`mask` must have one mark for each of 5 pairs"):
             getattr(ours, method)(*states, torch.ones(marks, dtype=torch.bool))
+
+    def test_projections_may_be_of_lesser_precision_than_the_states(self) -> None:
+        # As under autocast; on the CPU it would hide that the dtypes differ.
+        ours, lengths = MultiHeadAttention(6, 3), torch.tensor([3, 2])
+        states = torch.randn(5, 6)
+        expected = ours(states, lengths, states, lengths)
+        for projection in (ours.of_query, ours.of_key):
+            projection.register_forward_hook(lambda _, __, projected: projected.bfloat16())
+        ours.output.register_forward_pre_hook(lambda _, inputs: (inputs[0].float(),))
+        found = ours(states, lengths, states, lengths)
+        torch.testing.assert_close(found, expected, rtol=0.05, atol=0.05)
 
     @pytest.mark.gpu
     def test_gpu_equals_cpu(self) -> None:

@@ -182,8 +182,9 @@ class TestTrainingStep:
 
 
 class TestHardAttention:
-    def test_draws_learn_where_the_class_stands(self) -> None:
+    def test_draws_learn_where_the_class_stands(self, monkeypatch: pytest.MonkeyPatch) -> None:
         """Of each document's words one tells the class: word 1 or word 2, somewhere."""
+        monkeypatch.setattr("han.module.REWARD_SHARE", 1.0)  # there is one draw a document
         generator = np.random.default_rng(0)
         labels = generator.integers(0, 2, 64)
         documents = []
@@ -209,7 +210,7 @@ class TestHardAttention:
         assert (looked_at & told).sum() / 64 > 0.5  # of six words; neighbours' states know of it
 
     def test_what_a_draw_is_worth_is_that_of_the_paper(self) -> None:
-        """Xu et al. 2015, eqs. 10-12: (log p - b) d log q - 0.01 dH, b a running mean."""
+        """Xu et al. 2015, eqs. 10-12: -0.1 (log p - b) d log q - 0.01 dH, b a running mean."""
         module = make_module(
             members=2, sentence_attention=Weighting(normalization="hard_reinforce")
         )
@@ -221,7 +222,7 @@ class TestHardAttention:
         module._worth_of_draws(1, logits, draws, torch.tensor([0, 0])).backward()
         worth = logits.detach().log_softmax(1)[:, 0]
         assert log_probability.grad is not None
-        torch.testing.assert_close(log_probability.grad, -(worth + 2) / 2)
+        torch.testing.assert_close(log_probability.grad, -0.1 * (worth + 2) / 2)
         assert entropy.grad is not None
         torch.testing.assert_close(entropy.grad, torch.full((2,), -0.01 / 2))
         assert logits.grad is None

@@ -80,7 +80,7 @@ def encode_one_by_one(
             waves = [[wave(place, column, size) for column in range(size)] for place in places]
             of_places = torch.tensor(waves, dtype=inputs.dtype)
         states = sequence @ ours.input.weight.t() + ours.input.bias + of_places
-        for layer in ours.layers:
+        for _, layer in zip(range(blocks.layers), ours.layers, strict=True):
             attention, (wide, _, narrow) = layer.attention, layer.feedforward
             parameters = {
                 "self_attn.in_proj_weight": torch.cat(

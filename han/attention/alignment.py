@@ -89,7 +89,7 @@ class Alignment(nn.Module):
             pair; a query's sum to 1.
 
         Raises:
-            ValueError: The lengths or the mask do not fit.
+            ValueError: The lengths, the mask or the values do not fit.
         """
         require_fit(queries, query_lengths, keys, key_lengths, mask)
         every = Pairs.of(query_lengths, key_lengths)
@@ -97,8 +97,13 @@ class Alignment(nn.Module):
         scores = self.score(queries, keys, pairs, key_lengths)
         weights = self.normalize(scores[:, None], pairs.keys_per_query).squeeze(1)
         values = keys if values is None else values
-        pooled = values.new_zeros(len(queries), values.shape[1])
-        pooled = pooled.index_add(0, pairs.query, weights[:, None] * values[pairs.key])
+        if len(values) != len(keys):
+            raise ValueError(
+                f"`values` must be one for each of {len(keys)} keys, got {len(values)}."
+            )
+        weighted = weights[:, None] * values[pairs.key]
+        pooled = weighted.new_zeros(len(queries), values.shape[1])
+        pooled = pooled.index_add(0, pairs.query, weighted)
         if mask is not None:
             weights = weights.new_zeros(len(mask)).masked_scatter(mask, weights)
         return pooled, weights

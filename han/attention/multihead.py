@@ -78,7 +78,8 @@ class MultiHeadAttention(nn.Module):
             if allowed is not None:
                 attended = attended.masked_fill(~allowed.any(-1, keepdim=True), 0)
             results.append(attended.transpose(1, 2).reshape(-1, queries.shape[1]))
-        attended = torch.zeros_like(queries).index_copy(0, order, torch.cat(results))
+        together = torch.cat(results)  # autocast may have narrowed it
+        attended = together.new_zeros(queries.shape).index_copy(0, order, together)
         output: Tensor = self.output(attended)
         return output
 
