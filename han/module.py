@@ -25,8 +25,8 @@ from han.recipe import Recipe, recipe_for
 from han.transformer import Blocks, RaggedTransformer
 
 TRANSFORMER_SHARE = 1 / 7  # of the learning rate, for a transformer's weights
-# Of hard attention (Xu et al. 2015, section 4.1). Of 1, 0.1 and 0.03, 0.1 was best for the rewards on
-# the validation abstracts: the draws of a document's sentences add up.
+# Of hard attention (Xu et al. 2015, section 4.1). Of 1, 0.1 and 0.03, 0.1 was best for the rewards
+# on the validation abstracts: the draws of a document's sentences add up.
 BASELINE_DECAY, REWARD_SHARE, ENTROPY_SHARE = 0.9, 0.1, 0.01
 WARM_UP, FIRST_SHARE, LAST_SHARE = 0.2, 1 / 25, 1 / 250_000  # of the steps, of the peak rate twice
 
