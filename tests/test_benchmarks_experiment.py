@@ -507,10 +507,10 @@ def test_a_variant_may_be_run_by_another_module(tmp_path: Path) -> None:
 
 def test_the_maximum_of_each_element_is_pooled() -> None:
     hidden = torch.tensor([[1.0, 5.0], [3.0, 2.0], [3.0, -1.0], [-4.0, -2.0]], requires_grad=True)
-    pooled, weights = MaxPooling(2, 1)(hidden, torch.tensor([3, 0, 1]))
+    pooled, weights = MaxPooling()(hidden, torch.tensor([3, 0, 1]))
     assert pooled.tolist() == [[3.0, 5.0], [0.0, 0.0], [-4.0, -2.0]]
     # The first supplies one element alone, the next two share the other.
-    assert weights.tolist() == [0.5, 0.25, 0.25, 1.0]
+    assert weights.tolist() == [[0.5], [0.25], [0.25], [1.0]]
     pooled.sum().backward()
     assert hidden.grad is not None
     assert hidden.grad.sum(0).tolist() == [2.0, 2.0]
