@@ -372,12 +372,12 @@ class Explanation:
         """
         sentences = []
         for of_all in self.sentences:
-            weight = _of_head("sentence", sentence, of_all.weight, of_all.heads)
+            of_sentence = _of_head("sentence", sentence, of_all.weight, of_all.heads)
             words = []
             for one in of_all.words:
-                share = _of_head("word", word, one.weight, one.heads)
-                words.append(replace(one, weight=share, share=_rounded(weight * share)))
-            sentences.append(replace(of_all, weight=weight, words=tuple(words)))
+                weight = _of_head("word", word, one.weight, one.heads)
+                words.append(replace(one, weight=weight, share=_rounded(of_sentence * weight)))
+            sentences.append(replace(of_all, weight=of_sentence, words=tuple(words)))
         return replace(self, sentences=tuple(sentences))
 
     @property

@@ -16,7 +16,7 @@ VARIETIES: dict[str, dict[str, Any]] = {
     },
     **{
         name: dict.fromkeys(("word_attention", "sentence_attention"), Weighting(normalization=name))
-        for name in get_args(Normalization)
+        for name in get_args(Normalization)[1:]  # softmax is that of the scores
     },
     "several heads": {
         "word_attention": Weighting(heads=3),

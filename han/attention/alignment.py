@@ -8,7 +8,7 @@ from torch.nn import functional
 
 from han.attention.normalization import Normalization, normalizer, take_draw
 from han.attention.scores import KEY_STRENGTH, PLACES, Score
-from han.attention.segments import Pairs, places_in_segments, require_fit
+from han.attention.segments import Pairs, places_in_segments, visible_pairs
 
 
 class Alignment(nn.Module):
@@ -91,9 +91,7 @@ class Alignment(nn.Module):
         Raises:
             ValueError: The lengths, the mask or the values do not fit.
         """
-        require_fit(queries, query_lengths, keys, key_lengths, mask)
-        every = Pairs.of(query_lengths, key_lengths)
-        pairs = every if mask is None else every.only(mask)
+        pairs = visible_pairs(queries, query_lengths, keys, key_lengths, mask)
         scores = self.score(queries, keys, pairs, key_lengths)
         weights = self.normalize(scores[:, None], pairs.keys_per_query).squeeze(1)
         values = keys if values is None else values

@@ -9,7 +9,7 @@ from torch import Tensor, nn
 from torch.nn import functional
 
 from han.attention.normalization import normalize_softmax
-from han.attention.segments import Pairs, alike, require_fit
+from han.attention.segments import alike, require_fit, visible_pairs
 
 
 class MultiHeadAttention(nn.Module):
@@ -92,9 +92,7 @@ class MultiHeadAttention(nn.Module):
         mask: Tensor | None = None,
     ) -> Tensor:
         """Return the weight (P, H) of each pair in each head; takes what `forward` does."""
-        require_fit(queries, query_lengths, keys, key_lengths, mask)
-        every = Pairs.of(query_lengths, key_lengths)
-        pairs = every if mask is None else every.only(mask)
+        pairs = visible_pairs(queries, query_lengths, keys, key_lengths, mask)
         query = self._split(self.of_query(queries))
         key = self._split(self.of_key(keys).chunk(2, 1)[0])
         scores = (query[pairs.query] * key[pairs.key]).sum(2) * query.shape[2] ** -0.5  # (P, H)

@@ -103,6 +103,23 @@ def require_fit(
         _require_mark_of_each(mask, int((query_lengths * key_lengths).sum()))
 
 
+def visible_pairs(
+    queries: Tensor,
+    query_lengths: Tensor,
+    keys: Tensor,
+    key_lengths: Tensor,
+    mask: Tensor | None = None,
+) -> Pairs:
+    """Return the pairs of queries and keys that may see each other; takes what `require_fit` does.
+
+    Raises:
+        ValueError: The lengths or the mask do not fit.
+    """
+    require_fit(queries, query_lengths, keys, key_lengths, mask)
+    every = Pairs.of(query_lengths, key_lengths)
+    return every if mask is None else every.only(mask)
+
+
 def _require_as_many(query_lengths: Tensor, key_lengths: Tensor) -> None:
     if len(query_lengths) != len(key_lengths):
         raise ValueError(
