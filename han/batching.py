@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import torch
-from torch.utils.data import Dataset, Sampler
+from torch.utils.data import DataLoader, Dataset, Sampler
 
 if TYPE_CHECKING:
     from han.corpus import StoredDocuments
@@ -145,6 +145,11 @@ class BatchDataset(Dataset[Batch]):
         """The number of words of each document, int64 (B,)."""
         return np.concatenate([documents.words_per_document for documents in self._splits])
 
+    def id_of(self, index: int) -> str:
+        """Return what the user calls a document."""
+        split = int(np.searchsorted(self._starts[1:-1], index, side="right"))
+        return str(self._splits[split].ids[index - int(self._starts[split])])
+
     def __getitem__(self, indices: Sequence[int]) -> Batch:
         """Return the documents at `indices` as one batch.
 
@@ -217,11 +222,21 @@ class LengthGroupedBatchSampler(Sampler[list[int]]):
         for self._done in range(start + 1, len(batches) + 1):
             yield batches[self._done - 1].tolist()
 
+    @property
+    def start(self) -> int:
+        """How many batches of the epoch the next iteration passes over."""
+        return self._start
+
     def set_epoch(self, epoch: int) -> None:
         """Choose the epoch to iterate over next; Lightning calls it before each."""
         if epoch != self._epoch:
             self._epoch = epoch
             self._start = self._done = 0
+
+    def batch(self, number: int) -> list[int]:
+        """Return a batch of the epoch, from 0."""
+        indices: list[int] = self._batches()[number].tolist()
+        return indices
 
     def state_dict(self, batches_done: int | None = None) -> dict[str, int]:
         """Return where the epoch stands, for `load_state_dict` of any process.
@@ -231,25 +246,44 @@ class LengthGroupedBatchSampler(Sampler[list[int]]):
                 were handed out, which is more where a data loader's workers read ahead.
         """
         done = self._done if batches_done is None else batches_done
-        return {"seed": self._seed, "epoch": self._epoch, "batches_done": done}
+        return {
+            "seed": self._seed,
+            "epoch": self._epoch,
+            "batches": len(self),
+            "batches_done": done,
+            "step_size": self._step_size,
+        }
 
     def load_state_dict(self, state: dict[str, int]) -> None:
         """Go on where `state_dict` was taken: the next iteration yields the remaining batches.
 
         Raises:
-            ValueError: The state is of another seed, so that the batches would differ.
+            ValueError: The state is of another seed, or amid an epoch of steps of another size, so
+                that the batches would differ.
         """
         if state["seed"] != self._seed:
             raise ValueError(
                 f"The saved order of batches has seed {state['seed']}, this one has {self._seed}; "
                 "resume with the seed of the interrupted run."
             )
+        amid = 0 < state["batches_done"] < state["batches"]
+        if amid and state["step_size"] != self._step_size:
+            raise ValueError(
+                f"The run was interrupted in the middle of an epoch with {state['step_size']} "
+                f"documents a step, this one has {self._step_size}; go on with as many processes "
+                "and the same `batch_size`."
+            )
         self._epoch = state["epoch"]
         self._start = self._done = state["batches_done"]
 
+    @property
+    def _step_size(self) -> int:
+        """Documents that all processes together take in one step."""
+        return self._batch_size * self._num_replicas
+
     def _batches(self) -> list[IntArray]:
         """Return this process's batches of the epoch."""
-        replicas, step_size = self._num_replicas, self._batch_size * self._num_replicas
+        replicas, step_size = self._num_replicas, self._step_size
         # PCG64's raw output is fixed for ever, that of Generator.permutation is not.
         random = np.random.PCG64(np.random.SeedSequence([self._seed, self._epoch]))
         order = np.argsort(random.random_raw(len(self._lengths)), kind="stable")
@@ -273,6 +307,36 @@ class LengthGroupedBatchSampler(Sampler[list[int]]):
             words_so_far += words[column]
             batches.append(step[:, column[self._rank]])
         return [batches[i] for i in np.argsort(random.random_raw(len(batches)), kind="stable")]
+
+
+class TrainingLoader(DataLoader[Batch]):
+    """A loader of training batches that goes on amid an epoch; Lightning keeps where it stands.
+
+    Its sampler is a `LengthGroupedBatchSampler`.
+    """
+
+    sampler: LengthGroupedBatchSampler
+    _handed_out = 0
+
+    def __iter__(self) -> Iterator[Batch]:  # type: ignore[override]  # torch's type is private
+        """Yield the batches of the epoch, after `load_state_dict` those that were not done."""
+        self._handed_out = self.sampler.start
+        state = torch.get_rng_state()
+        batches = super().__iter__()  # draws a number, for workers
+        if self._handed_out > 0:  # that was drawn when the epoch began
+            torch.set_rng_state(state)
+        for batch in batches:
+            self._handed_out += 1
+            yield batch
+
+    def state_dict(self) -> dict[str, int]:
+        """Return where the epoch stands, whatever workers read ahead."""
+        return self.sampler.state_dict(self._handed_out)
+
+    def load_state_dict(self, state: dict[str, int]) -> None:
+        """Go on where `state_dict` was taken; errors are those of the sampler."""
+        self.sampler.load_state_dict(state)
+        self._handed_out = state["batches_done"]
 
 
 class SequentialBatchSampler(Sampler[list[int]]):

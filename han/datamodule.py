@@ -16,7 +16,13 @@ import pytorch_lightning as pl
 import torch
 from torch.utils.data import DataLoader
 
-from han.batching import Batch, BatchDataset, LengthGroupedBatchSampler, SequentialBatchSampler
+from han.batching import (
+    Batch,
+    BatchDataset,
+    LengthGroupedBatchSampler,
+    SequentialBatchSampler,
+    TrainingLoader,
+)
 from han.bundle import Bundle
 from han.corpus import Corpus, prepare_corpus
 from han.embeddings import (
@@ -174,7 +180,7 @@ class HANDataModule(pl.LightningDataModule):
         self._embedding_size = embedding_size
         self._batch_size = batch_size
         self._eval_batch_size = eval_batch_size
-        self._seed = seed
+        self._seed = int(seed)  # a checkpoint that holds jsonargparse's own would not load
         self._num_workers = num_workers
         self._cache = Path(cache_dir or platformdirs.user_cache_dir("han"))
         self.corpora_dir = self._cache / "corpora"
@@ -292,7 +298,7 @@ class HANDataModule(pl.LightningDataModule):
             rank=self._rank,
             num_replicas=self._num_replicas,
         )
-        return self._loader(documents, sampler)
+        return self._loader(documents, sampler, TrainingLoader)
 
     def val_dataloader(self) -> DataLoader[Batch]:
         """The validation documents in their order."""
@@ -305,6 +311,13 @@ class HANDataModule(pl.LightningDataModule):
     def predict_dataloader(self) -> DataLoader[Batch]:
         """The documents to classify in their order."""
         return self._in_order("predict")
+
+    def name_documents(self, batch_index: int) -> str:
+        """Name the documents of a batch of the epoch that is trained on, at most eight of them."""
+        loader: Any = self.trainer and self.trainer.train_dataloader
+        documents, indices = loader.dataset, loader.sampler.batch(batch_index)
+        names = [documents.id_of(index) for index in indices[:8]]
+        return ", ".join(names) + (", ..." if len(indices) > len(names) else "")
 
     def state_dict(self) -> dict[str, Any]:
         """Return what a checkpoint must hold for its model to read text: JSON values."""
@@ -362,8 +375,9 @@ class HANDataModule(pl.LightningDataModule):
         self,
         documents: BatchDataset,
         sampler: LengthGroupedBatchSampler | SequentialBatchSampler,
+        loader: type[DataLoader[Batch]] = DataLoader,
     ) -> DataLoader[Batch]:
-        return DataLoader(
+        return loader(
             documents,
             sampler=sampler,
             batch_size=None,

@@ -153,6 +153,7 @@ class HANModule(pl.LightningModule):
         self.test_figures: dict[str, Any] = {}
         self.test_classes = np.zeros(0, np.int64)
         self._test_started = 0.0
+        self._validation_loss = torch.zeros(())
 
     @property
     def options(self) -> dict[str, Any]:
@@ -208,6 +209,7 @@ class HANModule(pl.LightningModule):
                 for output in outputs
             ]
         )
+        self._refuse_divergence(losses, f"batch {batch_index + 1}", batch_index)
         self.log(
             "train_loss",
             losses.mean(),
@@ -221,6 +223,22 @@ class HANModule(pl.LightningModule):
             if output.draws is not None:
                 loss = loss + self._worth_of_draws(member, output.logits, output.draws, targets)
         return loss
+
+    def _refuse_divergence(self, loss: Tensor, of_what: str, batch_index: int | None) -> None:
+        """Raise a `ValueError`, in all processes at once, if a loss is no finite number in one.
+
+        Checkpoints stay as they are: what they hold was sound.
+        """
+        finite = bool(loss.isfinite().all())
+        trainer = self._trainer
+        if trainer is None or trainer.strategy.reduce_boolean_decision(finite):
+            return
+        name = getattr(self._datamodule, "name_documents", None)
+        documents = f" (documents {name(batch_index)})" if name and batch_index is not None else ""
+        raise ValueError(
+            f"Training diverged, the loss of {of_what} in epoch {self.current_epoch + 1} is not a "
+            f"finite number{documents}; lower `learning_rate`."
+        )
 
     def _worth_of_draws(self, member: int, logits: Tensor, draws: Draws, targets: Tensor) -> Tensor:
         """Return what has the gradient of REINFORCE (Williams 1992; Xu et al. 2015, eqs. 10-12).
@@ -241,13 +259,23 @@ class HANModule(pl.LightningModule):
         draws = torch.rand(len(batch.words_per_sentence), device=self.device)
         return batch.drop_sentences(draws < probability)
 
+    def on_validation_epoch_start(self) -> None:
+        """Forget the last validation."""
+        self._validation_loss = torch.zeros((), device=self.device)
+
     def validation_step(self, batch: Batch, batch_index: int) -> None:
         """Log the cross-entropy (nats), accuracy and macro-F1 over the validation split."""
         logits, targets = self(batch).logits, _targets(batch)
         self.val_metrics.update(logits, targets)
         loss = functional.cross_entropy(logits, targets)
+        self._validation_loss += loss
         self.log("val_loss", loss, batch_size=len(batch), sync_dist=True)
         self.log_dict(self.val_metrics, prog_bar=True, batch_size=len(batch))
+
+    def on_validation_epoch_end(self) -> None:
+        """Refuse a network that diverged, before there is a checkpoint of it."""
+        if self.trainer.state.fn == "fit":
+            self._refuse_divergence(self._validation_loss, "the validation documents", None)
 
     def on_test_epoch_start(self) -> None:
         """Start the clock and forget the last test."""

@@ -70,7 +70,7 @@ def selection(
         folder: Where checkpoints go, the best one as `best.ckpt`.
         monitor: Which figure of the validation documents makes a checkpoint the best.
         patience: Training stops when the figure has not improved for so many validations.
-        resumable: Whether checkpoints hold what training needs to go on, and there is `last.ckpt`.
+        resumable: Whether the checkpoint holds what training needs to go on.
     """
     mode = "min" if monitor == "val_loss" else "max"
     checkpoint = ModelCheckpoint(
@@ -78,11 +78,17 @@ def selection(
         "best",
         monitor=monitor,
         mode=mode,
-        save_last=resumable,
         save_weights_only=not resumable,
         enable_version_counter=False,
     )
-    return checkpoint, EarlyStopping(monitor, mode=mode, patience=patience, strict=False)
+    stopping = EarlyStopping(
+        monitor,
+        mode=mode,
+        patience=patience,
+        strict=False,
+        check_on_train_epoch_end=False,  # before the checkpoint is written, which must know of it
+    )
+    return checkpoint, stopping
 
 
 class Epochs(pl.Callback):

@@ -3,8 +3,13 @@
 from __future__ import annotations
 
 import csv
+import json
 from collections.abc import Sequence
 from pathlib import Path
+from typing import Any
+
+import safetensors.torch
+import torch
 
 from han.cli import main
 
@@ -73,3 +78,39 @@ def han(*args: str | Path) -> int:
 def fit(*args: str | Path) -> int:
     """Train quickly on `reviews.csv`."""
     return han("fit", "--data.train=reviews.csv", *QUICK, *args)
+
+
+def files(directory: Path) -> set[str]:
+    """Return the files in a directory, at any depth."""
+    return {str(f.relative_to(directory)) for f in directory.rglob("*") if f.is_file()}
+
+
+def left(folder: Path) -> set[str]:
+    """Return what is in the folder that was not there before, but for the cache."""
+    return {path.name for path in folder.iterdir()} - {"reviews.csv", "cache"}
+
+
+def weights(run: Path) -> dict[str, torch.Tensor]:
+    """Return the weights of a run's model directory."""
+    return safetensors.torch.load_file(run / "model" / "model.safetensors")
+
+
+def assert_same_weights(first: Path, second: Path) -> None:
+    one, other = weights(first), weights(second)
+    assert one.keys() == other.keys()
+    assert all(torch.equal(one[name], other[name]) for name in one)
+
+
+def figures(run: Path) -> dict[str, Any]:
+    """Return a run's test figures."""
+    return dict(json.loads((run / "test_metrics.json").read_text(encoding="utf-8")))
+
+
+def record(run: Path) -> dict[str, Any]:
+    """Return what a run says about itself."""
+    return dict(json.loads((run / "run.json").read_text(encoding="utf-8")))
+
+
+def validation_losses(run: Path) -> list[float]:
+    """Return the logged validation loss of each epoch."""
+    return [float(row["val_loss"]) for row in read_csv(run / "metrics.csv") if row["val_loss"]]

@@ -306,7 +306,10 @@ class TestLengthGroupedBatchSampler:
         for _ in range(done):
             next(iterator)
         state = sampler.state_dict()
-        assert state == {"seed": 3, "epoch": 2, "batches_done": done}
+        assert state == {
+            "seed": 3, "epoch": 2, "batches": 40 // replicas, "batches_done": done,
+            "step_size": replicas,
+        }  # fmt: skip
 
         resumed = LengthGroupedBatchSampler(lengths, 1, seed=3, num_replicas=replicas)
         resumed.load_state_dict(state)
@@ -325,9 +328,22 @@ class TestLengthGroupedBatchSampler:
 
     def test_another_epoch_starts_at_its_first_batch(self) -> None:
         sampler = LengthGroupedBatchSampler(make_lengths(40), 4, seed=3)
-        sampler.load_state_dict({"seed": 3, "epoch": 1, "batches_done": 10})
+        sampler.load_state_dict({**sampler.state_dict(batches_done=10), "epoch": 1})
         sampler.set_epoch(2)
         assert len(list(sampler)) == 10
+
+    def test_a_batch_is_the_one_that_the_epoch_yields(self) -> None:
+        sampler = LengthGroupedBatchSampler(make_lengths(40), 4, seed=3)
+        sampler.set_epoch(1)
+        assert [sampler.batch(number) for number in range(10)] == list(sampler)
+
+    def test_a_state_amid_an_epoch_of_other_steps_is_refused(self) -> None:
+        sampler = LengthGroupedBatchSampler(make_lengths(40), 4, seed=3)
+        other = LengthGroupedBatchSampler(make_lengths(40), 4, seed=3, num_replicas=2)
+        other.load_state_dict(sampler.state_dict(batches_done=0))
+        other.load_state_dict(sampler.state_dict(batches_done=10))
+        with pytest.raises(ValueError, match="4 documents a step, this one has 8"):
+            other.load_state_dict(sampler.state_dict(batches_done=3))
 
     def test_the_state_of_another_seed_is_refused(self) -> None:
         state = LengthGroupedBatchSampler([1, 2], 1, seed=1).state_dict()

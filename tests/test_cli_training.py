@@ -16,7 +16,6 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-import safetensors.torch
 import torch
 import yaml
 
@@ -29,7 +28,22 @@ from han.datamodule import HANDataModule
 from han.documents import Document
 from han.module import HANModule
 from han.recipe import recipe_for
-from tests.reviews import NETWORK, QUICK, fit, read_csv, rows, write_reviews, write_rows
+from tests.reviews import (
+    NETWORK,
+    QUICK,
+    assert_same_weights,
+    figures,
+    files,
+    fit,
+    left,
+    read_csv,
+    record,
+    rows,
+    validation_losses,
+    weights,
+    write_reviews,
+    write_rows,
+)
 from tests.reviews import han as run_han
 from tests.varieties import VARIETIES, flags
 
@@ -81,42 +95,6 @@ def trained(tmp_path_factory: pytest.TempPathFactory) -> Path:
 def copied(trained: Path, folder: Path) -> Path:
     """Copy that run to this folder and return its directory."""
     return Path(shutil.copytree(trained / "runs", folder / "runs")) / "reviews" / "1"
-
-
-def files(directory: Path) -> set[str]:
-    """Return the files in a directory, at any depth."""
-    return {str(f.relative_to(directory)) for f in directory.rglob("*") if f.is_file()}
-
-
-def left(folder: Path) -> set[str]:
-    """Return what is in the folder that was not there before, but for the cache."""
-    return {path.name for path in folder.iterdir()} - {"reviews.csv", "cache"}
-
-
-def weights(run: Path) -> dict[str, torch.Tensor]:
-    """Return the weights of a run's model directory."""
-    return safetensors.torch.load_file(run / "model" / "model.safetensors")
-
-
-def assert_same_weights(first: Path, second: Path) -> None:
-    one, other = weights(first), weights(second)
-    assert one.keys() == other.keys()
-    assert all(torch.equal(one[name], other[name]) for name in one)
-
-
-def figures(run: Path) -> dict[str, Any]:
-    """Return a run's test figures."""
-    return dict(json.loads((run / "test_metrics.json").read_text(encoding="utf-8")))
-
-
-def record(run: Path) -> dict[str, Any]:
-    """Return what a run says about itself."""
-    return dict(json.loads((run / "run.json").read_text(encoding="utf-8")))
-
-
-def validation_losses(run: Path) -> list[float]:
-    """Return the logged validation loss of each epoch."""
-    return [float(row["val_loss"]) for row in read_csv(run / "metrics.csv") if row["val_loss"]]
 
 
 class TestFit:
@@ -707,15 +685,15 @@ class TestPredict:
         assert run_han("predict", *args, "--data.eval_batch_size=7") == 0
         lines = (folder / "runs/new/1/predictions.jsonl").read_text().splitlines()
         records = [json.loads(line) for line in lines]
-        assert [record["id"] for record in records] == ids
+        assert [found["id"] for found in records] == ids
         documents = [Document(id, text) for id, text in zip(ids, texts, strict=True)]
-        for record, prediction in zip(
+        for found, prediction in zip(
             records, han.load(copied).classify_documents(documents), strict=True
         ):
             expected = prediction.to_record()
             for figure in ("probability", "probabilities"):
-                assert record.pop(figure) == pytest.approx(expected.pop(figure), abs=1e-5)
-            assert record == expected
+                assert found.pop(figure) == pytest.approx(expected.pop(figure), abs=1e-5)
+            assert found == expected
 
     def test_it_needs_nothing_but_the_run_directory(
         self, trained: Path, tmp_path_factory: pytest.TempPathFactory, folder: Path

@@ -6,6 +6,7 @@ import argparse
 import importlib
 import io
 import os
+import signal
 import sys
 from collections.abc import Callable, Sequence
 from importlib.metadata import version
@@ -16,6 +17,7 @@ TRAINING = {
     "test": "compute a checkpoint's figures on the test documents",
     "predict": "classify documents with a checkpoint, by the trainer",
 }
+TERMINATED = 128 + signal.SIGTERM  # the exit status
 MODEL_HELP = "a model directory, or a run that holds one"
 ALL_METHODS = "all"
 COLUMNS = {"label_column": "label", "id_column": "id", "split_column": "split"}
@@ -42,7 +44,8 @@ def main(args: Sequence[str] | None = None) -> int:
 
     Returns:
         The exit status: 0, or 1 where bad input made one line on standard error, 2 where the
-        command line is wrong, 130 where the user interrupted.
+        command line is wrong, 130 where the user interrupted, 143 where a training
+        ended because the process was asked to end (SIGTERM).
     """
     args = sys.argv[1:] if args is None else list(args)
     if isinstance(sys.stdout, io.TextIOWrapper):
@@ -65,6 +68,10 @@ def main(args: Sequence[str] | None = None) -> int:
         return 0
     except KeyboardInterrupt:
         return _fail("interrupted", 130)
+    except SystemExit as error:
+        if error.code != TERMINATED:
+            raise
+        return _fail("terminated", TERMINATED)
     except argparse.ArgumentError as error:
         return _fail(str(error), 2)
     except ImportError as error:

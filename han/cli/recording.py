@@ -21,8 +21,7 @@ from pytorch_lightning.loggers import CSVLogger, Logger
 from han import native
 from han.atomic import atomic_file
 from han.bundle import DISTRIBUTION
-
-CONFIG, METRICS, RUN = "config.yaml", "metrics.csv", "run.json"
+from han.cli.runs import CONFIG, METRICS
 
 
 class AtomicCheckpointIO(TorchCheckpointIO):

@@ -7,6 +7,7 @@ from pathlib import Path
 
 ROOT = Path("runs")
 CHECKPOINT_FOLDER = "checkpoints"
+CONFIG, METRICS, RUN = "config.yaml", "metrics.csv", "run.json"
 BEST, LAST, REFIT = "best", "last", "refit"
 CHECKPOINTS = (BEST, LAST, REFIT)
 
@@ -22,6 +23,25 @@ def new_run(name: str) -> Path:
         except FileExistsError:  # another process was faster
             continue
         return directory
+
+
+def begun_run(run_dir: str | None, name: str) -> Path | None:
+    """Return the directory of the training run that an interruption may have ended.
+
+    Args:
+        run_dir: The directory, if it is known; by default that of the latest training of `name`,
+            which is empty or holds what training writes first.
+        name: The runs' name.
+    """
+    if run_dir is not None:
+        return Path(run_dir) if Path(run_dir).is_dir() else None
+    folder = ROOT / name
+    for number in sorted(_numbers(folder), reverse=True):
+        directory = folder / str(number)
+        content = {path.name for path in directory.iterdir()}
+        if not content or content & {CONFIG, METRICS, CHECKPOINT_FOLDER}:
+            return directory
+    return None
 
 
 def run_of(checkpoint: Path) -> Path | None:

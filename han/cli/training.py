@@ -27,6 +27,7 @@ from pytorch_lightning.callbacks import (
     RichProgressBar,
 )
 from pytorch_lightning.cli import ArgsType, LightningArgumentParser, LightningCLI
+from pytorch_lightning.utilities.exceptions import SIGTERMException
 from rich.console import Console
 from rich.table import Table
 
@@ -34,12 +35,10 @@ from han import native
 from han.atomic import atomic_file
 from han.baseline import compare, train_baseline
 from han.bundle import Bundle
+from han.cli import TERMINATED
 from han.cli.baseline import figures_table, report_notes
 from han.cli.reading import report_skipped
 from han.cli.recording import (
-    CONFIG,
-    METRICS,
-    RUN,
     AtomicCheckpointIO,
     Clock,
     ConfigFile,
@@ -47,11 +46,17 @@ from han.cli.recording import (
     circumstances,
     metrics_file,
 )
+from han.cli.resuming import LastCheckpoint, Resumption, Termination, remove_debris
 from han.cli.runs import (
     BEST,
     CHECKPOINT_FOLDER,
+    CONFIG,
     LAST,
+    METRICS,
     REFIT,
+    ROOT,
+    RUN,
+    begun_run,
     checkpoint_file,
     find_checkpoint,
     new_run,
@@ -128,6 +133,7 @@ class HANCLI(LightningCLI):
         self._checkpoint: ModelCheckpoint | None = None
         self._stopping: EarlyStopping | None = None
         self._refit_epochs: int | None = None
+        self._starts_again = False  # in the directory of a run that ended before any checkpoint
         try:
             super().__init__(
                 HANModule,
@@ -218,6 +224,8 @@ class HANCLI(LightningCLI):
         command, config = self.config.subcommand, self._config
         if config.name is None:
             config.name = _name(config.data)
+        if command == "fit" and config.ckpt_path == LAST:
+            self._find_last(config)
         if config.ckpt_path is not None:
             checkpoint = find_checkpoint(
                 config.ckpt_path,
@@ -241,6 +249,21 @@ class HANCLI(LightningCLI):
             )
         _leave_out_other_documents(command, config.data)
 
+    def _find_last(self, config: Namespace) -> None:
+        """See what `last` means for training: to start where an interrupted run has none yet."""
+        run_dir = begun_run(config.run_dir, config.name)
+        if run_dir is not None and checkpoint_file(run_dir, LAST).is_file():
+            config.ckpt_path = str(checkpoint_file(run_dir, LAST))
+            return
+        where = config.run_dir or run_dir or f"any run in {ROOT / config.name}"
+        if run_dir is not None and (run_dir / MODEL).exists():
+            raise FileNotFoundError(f"There is a model, but no checkpoint `{LAST}` in {where}.")
+        self._starts_again = True
+        config.ckpt_path = None
+        if run_dir is not None:
+            config.run_dir = str(run_dir)
+        sys.stderr.write(f"no checkpoint in {where} yet: training starts from the beginning\n")
+
     def before_instantiate_classes(self) -> None:
         """Choose the run directory."""
         config = self._config
@@ -260,7 +283,11 @@ class HANCLI(LightningCLI):
         else:
             self.run_dir = self._made = new_run(config.name)
         os.environ[_RUN_DIR] = str(self.run_dir)
-        if self.subcommand == "fit" and (resumed is None or not self.run_dir.samefile(resumed)):
+        if self.subcommand != "fit":
+            return
+        if self._starts_again or (resumed is not None and self.run_dir.samefile(resumed)):
+            remove_debris(self.run_dir)
+        else:
             _refuse_used(self.run_dir)
 
     def instantiate_trainer(self, **kwargs: Any) -> pl.Trainer:  # noqa: ANN401  # Lightning's own
@@ -391,6 +418,7 @@ class HANCLI(LightningCLI):
                 *without_selection(_listed(given.callbacks)),
                 *_progress(given),
                 self._clock,
+                Termination(None),
             ],
             "logger": RefitLogger(self.trainer.loggers, self.trainer.global_step),
             "plugins": [*_listed(given.plugins), AtomicCheckpointIO()],
@@ -405,13 +433,15 @@ class HANCLI(LightningCLI):
     def _saying_how_to_go_on(self) -> Iterator[None]:
         try:
             yield
-        except SystemExit:  # Lightning makes this of an interrupt
+        except SystemExit as error:  # Lightning makes this of an interrupt, and of SIGTERM
+            terminated = isinstance(error, SIGTERMException)
             if checkpoint_file(self.run_dir, LAST).is_file():
+                where = "where it ended" if terminated else "after the last whole epoch"
                 sys.stderr.write(
-                    "To go on after the last whole epoch, give the same command with "
+                    f"To go on {where}, give the same command with "
                     f"--run_dir {self.run_dir} --ckpt_path last.\n"
                 )
-            raise KeyboardInterrupt from None
+            raise (SystemExit(TERMINATED) if terminated else KeyboardInterrupt) from None
 
     def validate(self, **kwargs: Any) -> None:  # noqa: ANN401  # what Lightning's has
         """Compute and print the figures of the validation documents."""
@@ -523,8 +553,15 @@ class HANCLI(LightningCLI):
             int(self._config.patience),
             resumable=True,
         )
-        config = ConfigFile(self.run_dir, self._as_yaml())
-        return [self._checkpoint, self._stopping, config, self._clock]
+        return [
+            self._checkpoint,
+            LastCheckpoint(self.run_dir / CHECKPOINT_FOLDER),
+            self._stopping,
+            ConfigFile(self.run_dir, self._as_yaml()),
+            self._clock,
+            Resumption(self._stopping),
+            Termination(self.run_dir),
+        ]
 
     def _write_record(self) -> None:
         """Write how the run came about, when all else of the network is there."""

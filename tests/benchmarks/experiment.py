@@ -30,8 +30,7 @@ import yaml
 from sklearn.model_selection import StratifiedKFold
 
 from han.atomic import atomic_file
-from han.cli.recording import CONFIG, METRICS, RUN
-from han.cli.runs import CHECKPOINT_FOLDER
+from han.cli.runs import CHECKPOINT_FOLDER, CONFIG, METRICS, RUN
 from han.cli.training import BASELINE, MODEL, TEST_METRICS
 from han.datamodule import bundled_corpus
 from han.documents import read_documents
