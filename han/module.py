@@ -233,7 +233,7 @@ class HANModule(pl.LightningModule):
         trainer = self._trainer
         if trainer is None or trainer.strategy.reduce_boolean_decision(finite):
             return
-        name = getattr(self._datamodule, "name_documents", None)
+        name = None if finite else getattr(self._datamodule, "name_documents", None)
         documents = f" (documents {name(batch_index)})" if name and batch_index is not None else ""
         raise ValueError(
             f"Training diverged, the loss of {of_what} in epoch {self.current_epoch + 1} is not a "

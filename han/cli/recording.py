@@ -16,6 +16,7 @@ from typing import Any
 import pytorch_lightning as pl
 import torch
 from lightning_fabric.plugins import TorchCheckpointIO
+from lightning_fabric.utilities.rank_zero import rank_zero_only
 from pytorch_lightning.loggers import CSVLogger, Logger
 
 from han import native
@@ -171,6 +172,11 @@ def circumstances(trainer: pl.Trainer) -> dict[str, Any]:
     }
 
 
+def launched_rank() -> int:
+    """Return which process this is among those that torchrun or SLURM launched; 0 for the first."""
+    return int(getattr(rank_zero_only, "rank", 0))
+
+
 def processor_name() -> str:
     """Return what the processor is called."""
     with suppress(OSError):
@@ -189,7 +195,7 @@ def metrics_file(run_dir: Path, steps: int) -> CSVLogger:
     """
     path = run_dir / METRICS
     rows: list[dict[str, Any]] = []
-    if path.is_file():
+    if path.is_file() and launched_rank() == 0:
         with open(path, encoding="utf-8", newline="") as file:
             rows = [row for row in csv.DictReader(file) if int(row["step"]) < steps]
     logger = CSVLogger(run_dir, name="", version="")

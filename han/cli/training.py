@@ -44,6 +44,7 @@ from han.cli.recording import (
     ConfigFile,
     RefitLogger,
     circumstances,
+    launched_rank,
     metrics_file,
 )
 from han.cli.resuming import LastCheckpoint, Resumption, Termination, remove_debris
@@ -262,7 +263,8 @@ class HANCLI(LightningCLI):
         config.ckpt_path = None
         if run_dir is not None:
             config.run_dir = str(run_dir)
-        sys.stderr.write(f"no checkpoint in {where} yet: training starts from the beginning\n")
+        if launched_rank() == 0:
+            sys.stderr.write(f"no checkpoint in {where} yet: training starts from the beginning\n")
 
     def before_instantiate_classes(self) -> None:
         """Choose the run directory."""
@@ -272,6 +274,9 @@ class HANCLI(LightningCLI):
             resumed = run_of(Path(config.ckpt_path))
         if _RUN_DIR in os.environ:
             self.run_dir = Path(os.environ[_RUN_DIR])
+            return
+        if launched_rank() > 0:  # torchrun or SLURM launched this process
+            self.run_dir = Path(config.run_dir or ROOT)  # until `_agree`
             return
         if config.run_dir is not None:
             self.run_dir = Path(config.run_dir)
@@ -293,7 +298,7 @@ class HANCLI(LightningCLI):
     def instantiate_trainer(self, **kwargs: Any) -> pl.Trainer:  # noqa: ANN401  # Lightning's own
         """Log to the run directory, keep checkpoints there, and show progress on standard error."""
         given = self.config_init[self.subcommand].trainer
-        callbacks = _progress(given)
+        callbacks = [LambdaCallback(setup=self._agree), *_progress(given)]
         if given.max_epochs is None:
             callbacks.append(Epochs())
         loggers = _listed(given.logger)
@@ -305,6 +310,10 @@ class HANCLI(LightningCLI):
         self.trainer_defaults["callbacks"] = callbacks
         plugins = [*_listed(given.plugins), AtomicCheckpointIO()]
         return super().instantiate_trainer(**kwargs, logger=loggers or False, plugins=plugins)
+
+    def _agree(self, trainer: pl.Trainer, module: pl.LightningModule, stage: str) -> None:
+        """Let all processes have the first one's run directory."""
+        self.run_dir = Path(trainer.strategy.broadcast(str(self.run_dir)))
 
     def before_fit(self) -> None:
         """Say what was read, and what will compute; see that training anew will be possible."""
@@ -435,7 +444,7 @@ class HANCLI(LightningCLI):
             yield
         except SystemExit as error:  # Lightning makes this of an interrupt, and of SIGTERM
             terminated = isinstance(error, SIGTERMException)
-            if checkpoint_file(self.run_dir, LAST).is_file():
+            if self.trainer.is_global_zero and checkpoint_file(self.run_dir, LAST).is_file():
                 where = "where it ended" if terminated else "after the last whole epoch"
                 sys.stderr.write(
                     f"To go on {where}, give the same command with "
