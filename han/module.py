@@ -13,7 +13,7 @@ from torch import Tensor, nn
 from torch.nn import functional
 from torch.optim import SGD, Optimizer
 from torch.optim.lr_scheduler import LambdaLR
-from torchmetrics import CatMetric, MetricCollection, SumMetric
+from torchmetrics import CatMetric, MeanMetric, MetricCollection, SumMetric
 from torchmetrics.classification import MulticlassAccuracy, MulticlassF1Score
 
 from han.attention import Weighting
@@ -148,12 +148,13 @@ class HANModule(pl.LightningModule):
         )
         self.val_metrics = metrics.clone(prefix="val_")
         self.test_metrics = metrics.clone(prefix="test_")
+        # Lightning's own mean over processes divides by whole numbers of documents.
+        self.val_loss, self.test_loss = (MeanMetric(nan_strategy="disable") for _ in range(2))
         self.test_targets, self.test_predictions = CatMetric(), CatMetric()
         self.test_words = SumMetric()
         self.test_figures: dict[str, Any] = {}
         self.test_classes = np.zeros(0, np.int64)
         self._test_started = 0.0
-        self._validation_loss = torch.zeros(())
 
     @property
     def options(self) -> dict[str, Any]:
@@ -259,23 +260,18 @@ class HANModule(pl.LightningModule):
         draws = torch.rand(len(batch.words_per_sentence), device=self.device)
         return batch.drop_sentences(draws < probability)
 
-    def on_validation_epoch_start(self) -> None:
-        """Forget the last validation."""
-        self._validation_loss = torch.zeros((), device=self.device)
-
     def validation_step(self, batch: Batch, batch_index: int) -> None:
         """Log the cross-entropy (nats), accuracy and macro-F1 over the validation split."""
         logits, targets = self(batch).logits, _targets(batch)
         self.val_metrics.update(logits, targets)
-        loss = functional.cross_entropy(logits, targets)
-        self._validation_loss += loss
-        self.log("val_loss", loss, batch_size=len(batch), sync_dist=True)
+        self.val_loss.update(functional.cross_entropy(logits, targets, reduction="none"))
+        self.log("val_loss", self.val_loss, batch_size=len(batch))
         self.log_dict(self.val_metrics, prog_bar=True, batch_size=len(batch))
 
     def on_validation_epoch_end(self) -> None:
         """Refuse a network that diverged, before there is a checkpoint of it."""
         if self.trainer.state.fn == "fit":
-            self._refuse_divergence(self._validation_loss, "the validation documents", None)
+            self._refuse_divergence(self.val_loss.compute(), "the validation documents", None)
 
     def on_test_epoch_start(self) -> None:
         """Start the clock and forget the last test."""
@@ -290,8 +286,8 @@ class HANModule(pl.LightningModule):
         self.test_targets.update(targets)
         self.test_predictions.update(logits.argmax(1))
         self.test_words.update(len(batch.tokens))
-        loss = functional.cross_entropy(logits, targets)
-        self.log("test_loss", loss, batch_size=len(batch), sync_dist=True)
+        self.test_loss.update(functional.cross_entropy(logits, targets, reduction="none"))
+        self.log("test_loss", self.test_loss, batch_size=len(batch))
         self.log_dict(self.test_metrics, batch_size=len(batch))
 
     def on_test_epoch_end(self) -> None:

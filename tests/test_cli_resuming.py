@@ -252,14 +252,14 @@ class TestDivergence:
         monkeypatch: pytest.MonkeyPatch,
         capsys: pytest.CaptureFixture[str],
     ) -> None:
-        original = HANModule.on_validation_epoch_start
+        original = HANModule.validation_step
 
-        def spoiled(self: HANModule) -> None:
+        def spoiled(self: HANModule, batch: Batch, batch_index: int) -> None:
             if self.current_epoch == 1:
                 spoil(self)
-            original(self)
+            original(self, batch, batch_index)
 
-        monkeypatch.setattr(HANModule, "on_validation_epoch_start", spoiled)
+        monkeypatch.setattr(HANModule, "validation_step", spoiled)
         assert fit(*RUN, "--run_dir=run") == 1
         assert "the loss of the validation documents in epoch 2" in capsys.readouterr().err
         assert last(folder / "run")["epoch"] == 0
