@@ -135,6 +135,8 @@ class TestClassify:
         shown = [f"{label:<4} {best.probabilities[label]:6.1%}" for label in (best.label, other)]
         assert lines[0] == f"{shown[0]}   then {shown[1]}   a\\x1b[31m"
         assert lines[1].endswith("   b  (no words)")
+        lines = place.run("classify", source, "--min_confidence=1").out.splitlines()
+        assert lines[1].endswith("   b  (no words)  (undecided)")
 
     def test_progress_leaves_standard_output_alone(
         self, place: Place, monkeypatch: pytest.MonkeyPatch
