@@ -273,7 +273,7 @@ class HANModule(pl.LightningModule):
         """Fit the temperature, in training."""
         if self.trainer.state.fn != TrainerFn.FITTING:
             return  # then it is that of a checkpoint
-        logits, targets = self.val_logits.compute().double().cpu(), _integers(self.val_targets)
+        logits, targets = self.val_logits.compute().cpu().double(), _integers(self.val_targets)
         if not logits.isfinite().all():
             self.calibrate(None)
             return
@@ -317,7 +317,7 @@ class HANModule(pl.LightningModule):
     def on_test_epoch_end(self) -> None:
         """Compute `test_figures`, with the keys of `test_metrics.json`, and `test_classes` (B,)."""
         seconds = time.perf_counter() - self._test_started
-        logits, targets = self.test_logits.compute().double().cpu(), _integers(self.test_targets)
+        logits, targets = self.test_logits.compute().cpu().double(), _integers(self.test_targets)
         self.test_classes = logits.argmax(1).numpy()
         figures = classification_figures(targets, self.test_classes, self._labels)
         if self.calibration is not None:
