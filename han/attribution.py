@@ -52,7 +52,8 @@ def attention_gradient(network: Ensemble, batch: Batch) -> tuple[HANOutput, Attr
         batch: B documents.
 
     Returns:
-        What the ensemble computes for the batch, and the figures, in units of the logits.
+        What the ensemble computes for the batch, and the figures, in units of the logits (as the
+        network computes them, not divided by its temperature).
     """
     outputs, found = zip(
         *(_attention_gradient(member, batch) for member in network.members), strict=True
@@ -140,8 +141,8 @@ def occlusion(
     """Take away each word, and each sentence, and see what the probabilities lose.
 
     A figure for class c is p_c(x) - p_c(x without the word or sentence) (Zeiler & Fergus 2014; Li
-    et al. 2016). Other words and the sentences' boundaries stay. Probabilities are made of the
-    logits in double precision.
+    et al. 2016). Other words and the sentences' boundaries stay. Probabilities are those of
+    `Ensemble.probabilities`, in double precision.
 
     Args:
         network: The ensemble, in evaluation mode.
@@ -260,7 +261,7 @@ def _masked_probabilities(
             blocks = [(tokens[words], lengths) for words, lengths in _blocks(sentences)]
             of_members = [_read_variants(member, blocks, rows) for member in network.members]
             logits.append(torch.stack(of_members).mean(0))
-        return torch.cat(logits).double().softmax(1)
+        return network.probabilities(torch.cat(logits))
 
 
 def _read_variants(

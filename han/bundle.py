@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+import math
 import textwrap
 from collections.abc import Mapping
 from dataclasses import dataclass, field, is_dataclass
@@ -27,7 +28,7 @@ from han.tokenization import Tokenizer
 from han.vocabulary import Vocabulary
 
 DISTRIBUTION = "han-classifier"
-FORMAT, *EARLIER = "han.model/3", "han.model/2", "han.model/1"
+FORMAT, *EARLIER = "han.model/4", "han.model/3", "han.model/2", "han.model/1"
 # Options that older models lack.
 _ADDED = {"members", "hierarchical", *GROUPS, "word_encoder", "sentence_encoder"}
 CONFIG, WEIGHTS, TOKENIZER, CARD = "config.json", "model.safetensors", "tokenizer.json", "README.md"
@@ -42,7 +43,8 @@ class Bundle:
         vocabulary: The words it knows, and the tokenizer that finds them.
         labels: The name of each class.
         facts: What the model card tells: `data` (counts of the training data), `metrics` (figures
-            of the test split), `training` (options), each a JSON object; any may be missing.
+            of the test split), `training` (options), `calibration` (figures of the validation
+            documents, see `HANModule.calibration`), each a JSON object; any may be missing.
         reference: Digest of the weights and the version, which explanations carry.
     """
 
@@ -94,6 +96,7 @@ class Bundle:
             "network": self.network.options,
             "tokenizer": self.vocabulary.tokenizer.options(),
             "labels": list(self.labels),
+            "temperature": self.network.temperature,
             **self.facts,
         }
         with atomic_directory(directory) as beside:
@@ -136,6 +139,7 @@ class Bundle:
                 )
             with torch.random.fork_rng(devices=()):  # what it starts from is replaced below
                 network = Ensemble(**options)
+            network.temperature = _temperature(config)
             labels = _labels(config)
         except ValueError as error:
             raise ValueError(f"{directory / CONFIG}: {error} {_ADVICE}") from error
@@ -152,7 +156,9 @@ class Bundle:
         except ValueError as error:
             raise ValueError(f"{directory / TOKENIZER}: {error}") from error
         facts: dict[str, Any] = {
-            name: config[name] for name in ("data", "metrics", "training") if name in config
+            name: config[name]
+            for name in ("data", "metrics", "training", "calibration")
+            if name in config
         }
         reference = ModelReference(hashlib.sha256(content).hexdigest(), version(DISTRIBUTION))
         try:
@@ -264,6 +270,13 @@ def _labels(config: Mapping[str, Any]) -> tuple[str, ...]:
     return tuple(labels)
 
 
+def _temperature(config: Mapping[str, Any]) -> float:
+    temperature = config.get("temperature", 1.0)  # earlier formats have none
+    if not _fits(temperature, float) or not 0 < temperature < math.inf:
+        raise ValueError(f"`temperature` must be a number above 0, not {temperature!r:.40}.")
+    return float(temperature)
+
+
 _CARD = """\
 # Hierarchical attention network: {{ labels | length }} classes
 
@@ -323,6 +336,35 @@ cross-entropy {{ "%.4f" | format(metrics.loss) }} nats, on {{ metrics.documents 
 | {{ "%.3f" | format(row.f1) }} | {{ row.documents }} |
 {%- endfor %}
 {% endif %}
+{%- if calibration %}
+{%- set tested = metrics.calibration if metrics and metrics.calibration is defined else None %}
+{%- set figures = tested or calibration %}
+{%- set split = "test" if tested else "validation" %}
+## How sure it is
+
+Logits are divided by the temperature {{ "%.4f" | format(temperature) }} before they become \
+probabilities, fitted on {{ calibration.documents }} validation documents\
+{{ ", which the networks had not been trained on by then" if training.refit is true }} \
+(Guo et al. 2017).
+
+| | expected calibration error | cross-entropy, nats |
+|---|---|---|
+{%- for name, on in [("validation", calibration), ("test", tested)] if on %}
+| {{ name }}, without temperature | {{ "%.4f" | format(on.ece.before) }} | \
+{{ "%.4f" | format(on.nll.before) }} |
+| {{ name }} | {{ "%.4f" | format(on.ece.after) }} | {{ "%.4f" | format(on.nll.after) }} |
+{%- endfor %}
+
+With `han classify --min_confidence`, documents of which no class is so likely get no label. \
+On the {{ figures.documents }} {{ split }} documents:
+
+| least confidence | documents with a label | accuracy of those |
+|---|---|---|
+{%- for row in figures.coverage %}
+| {{ row.min_confidence }} | {{ "%.1f" | format(100 * row.coverage) }} % | \
+{{ "%.4f" | format(row.accuracy) if row.accuracy is not none }} |
+{%- endfor %}
+{% endif %}
 ## Limits
 
 Attention says where the network looked, not which class that spoke for. The labels and the texts \
@@ -342,5 +384,5 @@ def _card(config: Mapping[str, Any]) -> str:
 
     environment = jinja2.Environment(autoescape=False, undefined=jinja2.StrictUndefined)
     environment.filters["code"] = _code
-    known = {"data": None, "metrics": None, "training": {}, **config}
+    known = {"data": None, "metrics": None, "training": {}, "calibration": None, **config}
     return environment.from_string(_CARD).render(known) + "\n"

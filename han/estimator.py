@@ -276,6 +276,8 @@ class HANClassifier(ClassifierMixin, BaseEstimator):  # type: ignore[misc]  # th
     def predict_proba(self, X: Texts) -> npt.NDArray[np.float64]:
         """Return the probability (B, C) of each class, in the order of `classes_`.
 
+        They are calibrated where texts were kept for validation, see `han.calibration`.
+
         Args:
             X: B texts, as for `fit`.
 
@@ -483,6 +485,8 @@ def _train(
         raise ValueError(f"{DIVERGED}.")
     training = {**module.options, "refit": refitted}
     facts = {"data": _with_names(data.corpus.summary, labels), "training": training}
+    if module.calibration is not None:
+        facts["calibration"] = module.calibration
     Bundle(module.network, data.vocabulary, tuple(labels), facts).save(folder / _MODEL)
     score = checkpoint.best_model_score
     return trainer.current_epoch, None if score is None else float(score)

@@ -304,6 +304,8 @@ class Ensemble(nn.Module):
     Attributes:
         members: The networks.
         options: The arguments by name, enough to build such an ensemble again.
+        temperature: What logits are divided by before they become probabilities; 1 until it is
+            fitted on documents (Guo et al. 2017).
 
     Raises:
         ValueError: There is no member or too many, or what a network refuses.
@@ -324,6 +326,7 @@ class Ensemble(nn.Module):
             "members": members,
             **self.members[0].options,
         }
+        self.temperature = 1.0
         self.register_load_state_dict_pre_hook(_rename)  # type: ignore[no-untyped-call]
 
     @property
@@ -339,6 +342,18 @@ class Ensemble(nn.Module):
     def forward(self, batch: Batch) -> HANOutput:
         """Read the batch's documents; each one's result does not depend on the others."""
         return average([member(batch) for member in self.members], batch)
+
+    def probabilities(self, logits: Tensor, temperature: float | None = None) -> Tensor:
+        """Return the probability of each class, softmax(logits / T): everywhere by this function.
+
+        Args:
+            logits: (B, C), of this ensemble.
+            temperature: T; by default the ensemble's own.
+
+        Returns:
+            float64 (B, C). The likeliest class is that of the largest logit, whatever T is.
+        """
+        return (logits.double() / (temperature or self.temperature)).softmax(1)
 
 
 def average(outputs: Sequence[HANOutput], batch: Batch) -> HANOutput:

@@ -7,8 +7,10 @@ import time
 from typing import Any, Literal
 
 import numpy as np
+import numpy.typing as npt
 import pytorch_lightning as pl
 import torch
+from pytorch_lightning.trainer.states import TrainerFn
 from torch import Tensor, nn
 from torch.nn import functional
 from torch.optim import SGD, Optimizer
@@ -18,6 +20,7 @@ from torchmetrics.classification import MulticlassAccuracy, MulticlassF1Score
 
 from han.attention import Weighting
 from han.batching import Batch
+from han.calibration import calibration_figures, fit_temperature
 from han.metrics import classification_figures
 from han.model import ATTENTIONS, GROUPS, Draws, Encoder, Ensemble, HANOutput
 from han.optimization import RowwiseAdamW, distinct_rows
@@ -38,6 +41,9 @@ class HANModule(pl.LightningModule):
     documents. The paper's own training (section 3.3) is SGD without dropout and at a constant rate.
     What is None follows from the data module's number of training documents, see `recipe_for`;
     without a data module of ours, as for few documents.
+
+    After each validation in training the network has the temperature that suits the validation
+    documents best, see `han.calibration`. It changes probabilities, neither labels nor training.
 
     Args:
         vocabulary_size: Number of word ids V; the data module knows it.
@@ -71,6 +77,10 @@ class HANModule(pl.LightningModule):
         weight_decay: Decay of weight matrices; word vectors, biases and context vectors have none.
         schedule: `one_cycle` (Smith & Topin 2018: warm up, then anneal to nothing by the last
             epoch) or `constant`.
+
+    Attributes:
+        calibration: The temperature, and the figures of the documents that it was fitted on, see
+            `calibration_figures`; None where there were none.
 
     Raises:
         ValueError: A size, a probability or a rate is out of range.
@@ -150,10 +160,13 @@ class HANModule(pl.LightningModule):
         self.test_metrics = metrics.clone(prefix="test_")
         # Lightning's own mean over processes divides by whole numbers of documents.
         self.val_loss, self.test_loss = (MeanMetric(nan_strategy="disable") for _ in range(2))
-        self.test_targets, self.test_predictions = CatMetric(), CatMetric()
+        self.val_targets, self.test_targets = CatMetric(), CatMetric()
+        self.val_logits = CatMetric(nan_strategy="disable")  # it would flatten them
+        self.test_logits = CatMetric(nan_strategy="disable")
         self.test_words = SumMetric()
         self.test_figures: dict[str, Any] = {}
         self.test_classes = np.zeros(0, np.int64)
+        self.calibration: dict[str, Any] | None = None
         self._test_started = 0.0
 
     @property
@@ -260,43 +273,79 @@ class HANModule(pl.LightningModule):
         draws = torch.rand(len(batch.words_per_sentence), device=self.device)
         return batch.drop_sentences(draws < probability)
 
+    def on_validation_epoch_start(self) -> None:
+        """Forget the last validation."""
+        for metric in (self.val_targets, self.val_logits):
+            metric.reset()
+
     def validation_step(self, batch: Batch, batch_index: int) -> None:
         """Log the cross-entropy (nats), accuracy and macro-F1 over the validation split."""
         logits, targets = self(batch).logits, _targets(batch)
         self.val_metrics.update(logits, targets)
+        self.val_targets.update(targets)
+        self.val_logits.update(logits)
         self.val_loss.update(functional.cross_entropy(logits, targets, reduction="none"))
         self.log("val_loss", self.val_loss, batch_size=len(batch))
         self.log_dict(self.val_metrics, prog_bar=True, batch_size=len(batch))
 
     def on_validation_epoch_end(self) -> None:
-        """Refuse a network that diverged, before there is a checkpoint of it."""
-        if self.trainer.state.fn == "fit":
-            self._refuse_divergence(self.val_loss.compute(), "the validation documents", None)
+        """Fit the temperature, in training; a network that diverged is refused, and not kept."""
+        if self.trainer.state.fn != TrainerFn.FITTING:
+            return  # then it is that of a checkpoint
+        self._refuse_divergence(self.val_loss.compute(), "the validation documents", None)
+        logits, targets = self.val_logits.compute().cpu().double(), _integers(self.val_targets)
+        temperature = fit_temperature(logits.numpy(), targets)
+        figures = self._calibration_figures(logits, targets, temperature)
+        self.calibrate({"temperature": temperature, **figures})
+
+    def calibrate(self, calibration: dict[str, Any] | None) -> None:
+        """Set `calibration`, and have the network use its temperature."""
+        self.calibration = calibration
+        self.network.temperature = 1.0 if calibration is None else calibration["temperature"]
+
+    def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
+        """Keep the temperature beside the weights."""
+        checkpoint["calibration"] = self.calibration
+
+    def on_load_checkpoint(self, checkpoint: dict[str, Any]) -> None:
+        """Take the temperature; earlier checkpoints have none."""
+        self.calibrate(checkpoint.get("calibration"))
 
     def on_test_epoch_start(self) -> None:
         """Start the clock and forget the last test."""
-        for metric in (self.test_targets, self.test_predictions, self.test_words):
+        for metric in (self.test_targets, self.test_logits, self.test_words):
             metric.reset()
         self._test_started = time.perf_counter()
 
     def test_step(self, batch: Batch, batch_index: int) -> None:
-        """Log the cross-entropy (nats), accuracy and macro-F1 over the test split."""
+        """Log the cross-entropy (nats), accuracy and macro-F1 over the test split.
+
+        Unlike in training and validation, the cross-entropy is that of `Ensemble.probabilities`.
+        """
         logits, targets = self(batch).logits, _targets(batch)
         self.test_metrics.update(logits, targets)
         self.test_targets.update(targets)
-        self.test_predictions.update(logits.argmax(1))
+        self.test_logits.update(logits)
         self.test_words.update(len(batch.tokens))
-        self.test_loss.update(functional.cross_entropy(logits, targets, reduction="none"))
+        losses = functional.cross_entropy(
+            logits / self.network.temperature, targets, reduction="none"
+        )
+        self.test_loss.update(losses)
         self.log("test_loss", self.test_loss, batch_size=len(batch))
         self.log_dict(self.test_metrics, batch_size=len(batch))
 
     def on_test_epoch_end(self) -> None:
         """Compute `test_figures`, with the keys of `test_metrics.json`, and `test_classes` (B,)."""
         seconds = time.perf_counter() - self._test_started
-        self.test_classes = _integers(self.test_predictions)
-        figures = classification_figures(
-            _integers(self.test_targets), self.test_classes, self._labels
-        )
+        logits, targets = self.test_logits.compute().cpu().double(), _integers(self.test_targets)
+        self.test_classes = logits.argmax(1).numpy()
+        figures = classification_figures(targets, self.test_classes, self._labels)
+        if self.calibration is not None:
+            temperature = self.calibration["temperature"]
+            figures["calibration"] = {
+                "temperature": temperature,
+                **self._calibration_figures(logits, targets, temperature),
+            }
         self.test_figures = {
             **figures,
             "seconds": seconds,
@@ -308,8 +357,14 @@ class HANModule(pl.LightningModule):
         self.test_figures["loss"] = float(self.trainer.callback_metrics["test_loss"])
 
     def predict_step(self, batch: Batch, batch_index: int) -> Tensor:
-        """Return the probability (B, C) of each class."""
-        return self(batch).logits.softmax(1)  # type: ignore[no-any-return]
+        """Return the probability (B, C) of each class, see `Ensemble.probabilities`."""
+        return self.network.probabilities(self(batch).logits.cpu())  # not all devices have float64
+
+    def _calibration_figures(
+        self, logits: Tensor, targets: npt.NDArray[np.int64], temperature: float
+    ) -> dict[str, Any]:
+        before, after = (self.network.probabilities(logits, t).numpy() for t in (1.0, temperature))
+        return calibration_figures(before, after, targets)
 
     def configure_optimizers(self) -> Any:  # noqa: ANN401  # a dictionary that Lightning reads
         """Build the optimiser, and the schedule that changes its rates after every batch."""

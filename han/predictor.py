@@ -35,8 +35,9 @@ class Prediction:
 
     Args:
         id: The document's identifier.
-        label: The class with the highest probability.
-        probability: Its probability.
+        label: The class with the highest probability; None where that is below the least confidence
+            that was asked for.
+        probability: The highest probability.
         probabilities: The probability of each class; they sum to 1.
         truncated: Whether a limit of the model cut the document.
         empty: Whether the document has no word; its probabilities are then the model's prior.
@@ -45,7 +46,7 @@ class Prediction:
     """
 
     id: str
-    label: str
+    label: str | None
     probability: float
     probabilities: Mapping[str, float]
     truncated: bool
@@ -64,12 +65,16 @@ class Prediction:
         empty: bool,
         columns: Mapping[str, str | int | float | bool | None],
         true: str | None = None,
+        min_confidence: float = 0.0,
     ) -> Prediction:
-        """Choose the likeliest class; `probabilities` are in the order of `labels`."""
+        """Choose the likeliest class; `probabilities` are in the order of `labels`.
+
+        Where its probability is below `min_confidence`, none is chosen.
+        """
         best = max(range(len(labels)), key=probabilities.__getitem__)
         return cls(
             id=id,
-            label=labels[best],
+            label=labels[best] if probabilities[best] >= min_confidence else None,
             probability=probabilities[best],
             probabilities=dict(zip(labels, probabilities, strict=True)),
             truncated=truncated,
@@ -143,19 +148,29 @@ class Predictor:
         return f"<han.Predictor: {words:,} words, {labels} classes>"
 
     @overload
-    def classify(self, texts: str) -> Prediction: ...  # type: ignore[overload-overlap]  # str comes first
+    def classify(  # type: ignore[overload-overlap]  # str comes first
+        self, texts: str, *, min_confidence: float = ...
+    ) -> Prediction: ...
     @overload
-    def classify(self, texts: Iterable[str]) -> list[Prediction]: ...
-    def classify(self, texts: str | Iterable[str]) -> Prediction | list[Prediction]:
+    def classify(
+        self, texts: Iterable[str], *, min_confidence: float = ...
+    ) -> list[Prediction]: ...
+    def classify(
+        self, texts: str | Iterable[str], *, min_confidence: float = 0.0
+    ) -> Prediction | list[Prediction]:
         """Classify one text, or many.
 
         Args:
             texts: A text, or texts; ids are then their positions, from 0.
+            min_confidence: Texts of which no class is so probable get None for their label.
 
         Returns:
             A prediction, or a list of them in the order of the texts.
+
+        Raises:
+            ValueError: `min_confidence` is not from 0 to 1.
         """
-        return _one_or_all(self.classify_documents, texts)
+        return _one_or_all(partial(self.classify_documents, min_confidence=min_confidence), texts)
 
     @overload
     def explain(  # type: ignore[overload-overlap]  # str comes first
@@ -198,12 +213,28 @@ class Predictor:
         return _one_or_all(self.read_documents, texts)
 
     def probabilities(self, texts: Iterable[str]) -> npt.NDArray[np.float64]:
-        """Return the probability (B, C) of each class for each text, classes as in `labels`."""
+        """Return the probability (B, C) of each class for each text, classes as in `labels`.
+
+        As all probabilities, they are made by `Ensemble.probabilities`, with the temperature that
+        the model directory holds.
+        """
         rows = [reading.probabilities for reading in self.read_documents(_numbered(texts))]
         return np.stack(rows) if rows else np.zeros((0, len(self.labels)))
 
-    def classify_documents(self, documents: Iterable[Document]) -> Iterator[Prediction]:
-        """Classify documents as they come, in their order, a block of them in memory at a time."""
+    def classify_documents(
+        self, documents: Iterable[Document], *, min_confidence: float = 0.0
+    ) -> Iterator[Prediction]:
+        """Classify documents as they come, in their order, a block of them in memory at a time.
+
+        Args:
+            documents: The documents.
+            min_confidence: As in `classify`.
+
+        Raises:
+            ValueError: It is not from 0 to 1.
+        """
+        if not 0 <= min_confidence <= 1:
+            raise ValueError(f"`min_confidence` must be from 0 to 1, got {min_confidence}.")
         for document, words, _, probabilities, *_ in self.read_documents(documents):
             yield Prediction.from_probabilities(
                 document.id,
@@ -213,6 +244,7 @@ class Predictor:
                 empty=len(words.tokens) == 0,
                 columns=document.columns,
                 true=document.label,
+                min_confidence=min_confidence,
             )
 
     def explain_documents(
@@ -312,7 +344,7 @@ class Predictor:
         for batch in _batches(by_length, words):
             ragged = _ragged([words[i] for i in batch]).to(self._device)
             output = attribution.uniform_output(self._network, ragged)
-            rows[batch] = _probabilities(output)
+            rows[batch] = self._network.probabilities(output.logits).cpu().numpy()
         return rows
 
     def _run(
@@ -334,7 +366,7 @@ class Predictor:
             method: (of.words.double().cpu().numpy(), of.sentences.double().cpu().numpy())
             for method, of in found.items()
         }
-        probabilities = _probabilities(output)
+        probabilities = self._network.probabilities(output.logits).cpu().numpy()
         best = probabilities.argmax(1).tolist()
         word_attention = output.word_attention.float().cpu().numpy()
         sentence_attention = output.sentence_attention.float().cpu().numpy()
@@ -445,10 +477,6 @@ def _ragged(texts: Sequence[EncodedText]) -> Batch:
         np.concatenate([text.words_per_sentence for text in texts]).astype(np.int64),
         np.array([len(text.words_per_sentence) for text in texts], np.int64),
     )
-
-
-def _probabilities(output: HANOutput) -> npt.NDArray[np.float64]:
-    return output.logits.double().softmax(1).cpu().numpy()
 
 
 def _batches(indices: list[int], encoded: list[EncodedText]) -> Iterator[list[int]]:

@@ -95,7 +95,8 @@ def write_records(
 
     JSON lines hold the records as they are. CSV, TSV and Parquet have the columns `id`, `columns`,
     `label`, `probability`, one `p_<label>` for each class, `truncated` and `empty`. In CSV and TSV
-    a text that a spreadsheet would run as a formula gets an apostrophe before it.
+    a text that a spreadsheet would run as a formula gets an apostrophe before it. A document that
+    is left undecided has no label: null, in CSV and TSV an empty cell.
 
     Args:
         path: Where to write; the suffix says the format, `.gz` or `.zst` compress.

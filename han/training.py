@@ -147,6 +147,7 @@ def refit(trainer: pl.Trainer, module: HANModule, data: HANDataModule, seed: int
         data.refitting = False
     if not all(weight.isfinite().all() for weight in fresh.network.parameters()):
         raise ValueError(f"{DIVERGED}.")
+    fresh.calibrate(module.calibration)  # no documents are left to fit a temperature on
     return fresh
 
 
@@ -163,6 +164,7 @@ def without_selection(callbacks: Iterable[pl.Callback]) -> list[pl.Callback]:
 
 
 def load_weights(module: pl.LightningModule, path: str) -> None:
-    """Load the weights of a checkpoint alone, and not what training needs to go on."""
+    """Load the weights of a checkpoint, and the temperature, not what training needs to go on."""
     checkpoint = torch.load(path, weights_only=True, map_location="cpu")
     module.load_state_dict(checkpoint["state_dict"])
+    module.on_load_checkpoint(checkpoint)

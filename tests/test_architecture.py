@@ -40,6 +40,7 @@ ORDER = (
     "bundle",
     "predictor",
     "metrics",
+    "calibration",
     "baseline",
     "recipe",
     "datamodule",
@@ -67,6 +68,7 @@ WITH_TORCH = {
     "attribution",
     "bundle",
     "predictor",
+    "calibration",
     "optimization",
 }
 TORCH_FREE = set(ORDER) - WITH_TORCH - LIGHTNING - {"embeddings", "__main__"}

@@ -117,7 +117,7 @@ class TestSave:
         for name, weight in loaded.state_dict().items():
             assert torch.equal(weight, expected[name]), name
         config = json.loads((tmp_path / "m" / "config.json").read_text())
-        assert config["format"] == "han.model/3"
+        assert config["format"] == "han.model/4"
         card = (tmp_path / "m" / "README.md").read_text()
         assert f"| networks, of which it is the mean | {members} |" in card
 
@@ -129,6 +129,14 @@ class TestSave:
         assert loaded.network.options == bundle.network.options
         texts = [*TEXTS, "Unheard words. The soup!", ""]
         assert Predictor(loaded).classify(texts) == Predictor(bundle).classify(texts)
+
+    def test_the_temperature_comes_back(self, tmp_path: Path) -> None:
+        bundle = make_bundle()
+        bundle.network.temperature = 0.7431982
+        bundle.save(tmp_path / "m")
+        loaded = Bundle.load(tmp_path / "m")
+        assert loaded.network.temperature == 0.7431982
+        assert Predictor(loaded).classify(TEXTS) == Predictor(bundle).classify(TEXTS)
 
     def test_facts_come_back(self, tmp_path: Path) -> None:
         make_bundle(training={"lr": 0.1}).save(tmp_path / "m")
@@ -186,6 +194,38 @@ class TestCard:
         assert "| `bad` | 0.250 | 0.500 | 0.333 | 2 |" in card
         assert "Accuracy 0.5000" in card
 
+    @pytest.mark.parametrize("tested", [False, True])
+    def test_card_tells_how_sure_the_model_is(self, tmp_path: Path, tested: bool) -> None:
+        rows = [
+            {"min_confidence": 0.9, "coverage": 0.756, "accuracy": 0.9321},
+            {"min_confidence": 0.99, "coverage": 0.0, "accuracy": None},
+        ]
+        figures: dict[str, Any] = {
+            "temperature": 0.8,
+            "documents": 42,
+            "ece": {"before": 0.1234, "after": 0.0321},
+            "nll": {"before": 0.5, "after": 0.4},
+            "coverage": rows,
+        }
+        facts: dict[str, Any] = {"calibration": figures, "training": {"refit": True}}
+        if tested:
+            of_test = figures | {"documents": 77, "ece": {"before": 0.2, "after": 0.1}}
+            facts["metrics"] = FIGURES | {"per_class": {}, "calibration": of_test}
+        bundle = make_bundle(**facts)
+        bundle.network.temperature = 0.8
+        bundle.save(tmp_path / "m")
+        card = (tmp_path / "m" / "README.md").read_text()
+        assert "temperature 0.8000" in card
+        assert "fitted on 42 validation documents, which the networks had not been trained" in card
+        assert "| validation, without temperature | 0.1234 | 0.5000 |" in card
+        assert "| validation | 0.0321 | 0.4000 |" in card
+        assert ("| test | 0.1000 | 0.4000 |" in card) is tested
+        assert f"On the {'77 test' if tested else '42 validation'} documents:" in card
+        assert "| 0.9 | 75.6 % | 0.9321 |\n| 0.99 | 0.0 % |  |\n" in card
+
+    def test_card_claims_nothing_without_validation_documents(self, tmp_path: Path) -> None:
+        assert "calibration" not in (save_model(tmp_path / "m") / "README.md").read_text()
+
     @pytest.mark.parametrize(
         ("training", "told"), [({"refit": True}, True), ({"refit": False}, False), ({}, False)]
     )
@@ -234,7 +274,12 @@ NOT_CONFIGS = [b"", b'{"format": ', b"[" * 100_000, b'{"labels": "caf\xe9"}', b"
 
 Config = dict[str, Any]
 CHANGES: dict[str, Callable[[Config], object]] = {
-    "another format": lambda config: config.update(format="han.model/4"),
+    "another format": lambda config: config.update(format="han.model/5"),
+    "a temperature of 0": lambda config: config.update(temperature=0),
+    "a temperature without end": lambda config: config.update(temperature=float("inf")),
+    "no number for a temperature": lambda config: config.update(temperature=float("nan")),
+    "true for a temperature": lambda config: config.update(temperature=True),
+    "text for a temperature": lambda config: config.update(temperature="1.0"),
     "no format": lambda config: config.pop("format"),
     "no network": lambda config: config.pop("network"),
     "a class for the network": lambda config: config.update(network="os.system"),
@@ -282,6 +327,12 @@ class TestLoad:
         bundle = Bundle.load(directory)
         assert bundle.network.options == make_bundle().network.options
         assert bundle.vocabulary.tokenizer == Tokenizer()
+
+    def test_model_of_before_temperatures_is_read_without_one(self, tmp_path: Path) -> None:
+        directory = save_model(tmp_path / "m")
+        change_config(directory, lambda config: config.update(format="han.model/3"))
+        change_config(directory, lambda config: config.pop("temperature"))
+        assert Bundle.load(directory).network.temperature == 1
 
     def test_earlier_networks_of_uniform_attention_are_refused(self, tmp_path: Path) -> None:
         directory = save_model(tmp_path / "m")

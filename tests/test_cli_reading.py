@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import csv
 import json
 import os
 import subprocess
@@ -30,6 +31,34 @@ class TestClassify:
         assert [record["id"] for record in records] == ["r0", "r1", "r2"]
         expected = [prediction.probability for prediction in load(place.model).classify(TEXTS)]
         assert [record["probability"] for record in records] == pytest.approx(expected, abs=1e-6)
+
+    def test_documents_below_the_least_confidence_stay_undecided(self, place: Place) -> None:
+        plain = load(place.model).classify(TEXTS)
+        least = sorted(one.probability for one in plain)[1] - 1e-6
+        [undecided] = [i for i, one in enumerate(plain) if one.probability < least]
+        source = place.write_rows("a.csv")
+        outcome = place.run("classify", source, f"--min_confidence={least}")
+        labels = [None if i == undecided else one.label for i, one in enumerate(plain)]
+        assert [record["label"] for record in outcome.records()] == labels
+        for record, one in zip(outcome.records(), plain, strict=True):
+            assert record["probability"] == pytest.approx(one.probability, abs=1e-6)
+        right = sum(row["label"] == label for row, label in zip(ROWS, labels, strict=True))
+        assert outcome.err == (
+            "1 of 3 documents left undecided\n"
+            f"accuracy {right / 2:.4f} on the 2 labelled documents that are decided\n"
+        )
+        place.run("classify", source, f"--min_confidence={least}", f"--output={place.folder}/o.csv")
+        with open(place.folder / "o.csv", encoding="utf-8", newline="") as file:
+            assert [row["label"] or None for row in csv.DictReader(file)] == labels
+        place.run(
+            "classify", source, f"--min_confidence={least}", f"--output={place.folder}/o.parquet"
+        )
+        assert pq.read_table(place.folder / "o.parquet")["label"].to_pylist() == labels
+
+    @pytest.mark.parametrize("least", ["-0.1", "1.5", "nan"])
+    def test_a_confidence_out_of_range_is_refused(self, place: Place, least: str) -> None:
+        outcome = place.run("classify", TEXTS[0], f"--min_confidence={least}")
+        outcome.assert_one_line("`--min_confidence` must be from 0 to 1")
 
     def test_text_file_is_one_document(self, place: Place) -> None:
         [record] = place.run("classify", place.write("letter.txt", "\n".join(TEXTS))).records()
@@ -106,6 +135,8 @@ class TestClassify:
         shown = [f"{label:<4} {best.probabilities[label]:6.1%}" for label in (best.label, other)]
         assert lines[0] == f"{shown[0]}   then {shown[1]}   a\\x1b[31m"
         assert lines[1].endswith("   b  (no words)")
+        lines = place.run("classify", source, "--min_confidence=1").out.splitlines()
+        assert lines[1].endswith("   b  (no words)  (undecided)")
 
     def test_progress_leaves_standard_output_alone(
         self, place: Place, monkeypatch: pytest.MonkeyPatch

@@ -224,6 +224,6 @@ class TestDemo:
             demo(argparse.Namespace(run_dir=None))
         out, err = capsys.readouterr()
         report = Path("runs/demo/1/report.html")
-        assert out.splitlines()[3] == f"report: {report}"
+        assert out.splitlines()[4] == f"report: {report}"
         assert report.read_text(encoding="utf-8").count("arXiv") > 0
         assert f"han explain  {Path('runs/demo/1')}" in err

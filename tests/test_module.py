@@ -20,6 +20,7 @@ from torch.utils.data import DataLoader
 
 from han.attention import Weighting
 from han.batching import Batch
+from han.calibration import fit_temperature
 from han.model import GROUPS, Draws
 from han.module import HANModule
 from han.optimization import RowwiseAdamW
@@ -306,6 +307,61 @@ class TestFigures:
     def test_predictions_are_probabilities_in_order(self, module: HANModule) -> None:
         batches: Any = make_trainer().predict(module, loader())
         assert torch.allclose(torch.cat(batches).double(), probabilities(module), atol=1e-6)
+
+
+class TestCalibration:
+    @pytest.fixture
+    def module(self) -> HANModule:
+        """Return networks that were validated while they trained."""
+        module = make_module(members=2)
+        make_trainer().fit(module, loader(), loader())
+        return module
+
+    def test_the_temperature_is_that_of_the_validation_documents(self, module: HANModule) -> None:
+        assert module.calibration is not None
+        logits = probabilities(module).log()
+        expected = fit_temperature(logits.numpy(), targets().numpy())
+        assert module.network.temperature == pytest.approx(expected, rel=1e-4)
+        assert module.network.temperature == module.calibration["temperature"] != 1
+        assert module.calibration["documents"] == 8
+        after = (logits / expected).softmax(1)
+        batches: Any = make_trainer().predict(module, loader())
+        assert torch.allclose(torch.cat(batches), after, atol=1e-4)
+        nll = module.calibration["nll"]
+        assert nll["after"] == pytest.approx(functional.nll_loss(after.log(), targets()).item())
+        assert nll["after"] < nll["before"]
+
+    def test_test_figures_are_of_calibrated_probabilities(self, module: HANModule) -> None:
+        (logged,) = make_trainer().test(module, loader(BATCHES[:2]), verbose=False)
+        found = module.test_figures["calibration"]
+        assert found["temperature"] == module.network.temperature
+        assert found["documents"] == 7
+        assert logged["test_loss"] == pytest.approx(found["nll"]["after"], abs=1e-6)
+
+    def test_a_checkpoint_keeps_it(self, module: HANModule, tmp_path: Path) -> None:
+        module.trainer.save_checkpoint(tmp_path / "a.ckpt", weights_only=True)
+        again = HANModule.load_from_checkpoint(tmp_path / "a.ckpt", weights_only=True)
+        assert again.calibration == module.calibration
+        assert again.network.temperature == module.network.temperature
+
+    def test_validation_by_itself_leaves_it(self) -> None:
+        module = make_module()
+        make_trainer().validate(module, loader(), verbose=False)
+        make_trainer().test(module, loader(), verbose=False)
+        assert module.calibration is None
+        assert module.network.temperature == 1
+        assert "calibration" not in module.test_figures
+
+    def test_without_validation_documents_there_is_none(self) -> None:
+        module = make_module()
+        make_trainer().fit(module, loader())
+        assert (module.calibration, module.network.temperature) == (None, 1)
+
+    def test_what_is_no_number_is_not_calibrated(self) -> None:
+        module = make_module(learning_rate=1e30, schedule="constant")
+        make_trainer().fit(module, loader(), loader())
+        assert not all(weight.isfinite().all() for weight in module.network.parameters())
+        assert module.calibration is None
 
 
 class TestFit:

@@ -4,6 +4,7 @@ import json
 import random
 from collections.abc import Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -140,6 +141,62 @@ class TestClassify:
         for member in bundle.network.members:
             member.classifier_dropout.p = 0.9
         assert Predictor(bundle).classify(TEXTS) == Predictor(bundle).classify(TEXTS)
+
+    def test_texts_that_no_class_is_probable_enough_for_have_no_label(self) -> None:
+        predictor = make_predictor()
+        plain = predictor.classify(TEXTS)
+        least = sorted(one.probability for one in plain)[1]  # it keeps its label itself
+        found = predictor.classify(TEXTS, min_confidence=least)
+        for one, expected in zip(found, plain, strict=True):
+            undecided = expected.probability < least
+            assert one == replace(expected, label=None if undecided else expected.label)
+        assert [one.label for one in found].count(None) == 1
+        assert predictor.classify(TEXTS[0], min_confidence=1).label is None
+
+    @pytest.mark.parametrize("least", [-0.1, 1.1, float("nan")])
+    def test_a_confidence_out_of_range_is_refused(self, least: float) -> None:
+        with pytest.raises(ValueError, match="`min_confidence` must be from 0 to 1, got"):
+            make_predictor().classify(TEXTS, min_confidence=least)
+
+
+class TestTemperature:
+    def test_all_probabilities_have_it_and_no_label_changes(self) -> None:
+        plain, changed = make_predictor(), make_predictor()
+        changed.bundle.network.temperature = 2.5
+        kept = np.ones((1, len(plain.explain(TEXTS[0]).words)), bool)
+        kept[0, 2] = False
+        for find in (
+            lambda model: model.probabilities(TEXTS),
+            lambda model: np.array([list(p.probabilities.values()) for p in model.classify(TEXTS)]),
+            lambda model: np.array([one.probabilities for one in model.explain(TEXTS)]),
+            lambda model: model.masked_probabilities(TEXTS[0], kept),
+            lambda model: model.uniform_probabilities(TEXTS),
+        ):
+            before, after = find(plain), find(changed)
+            expected = before ** (1 / 2.5)
+            expected /= expected.sum(axis=1, keepdims=True)
+            assert after == pytest.approx(expected, abs=1e-6)
+            assert np.abs(after - before).max() > 0.01
+            assert (after.argmax(axis=1) == before.argmax(axis=1)).all()
+
+    def test_occlusion_is_of_the_probabilities_that_are_shown(self) -> None:
+        predictor = make_predictor()
+        predictor.bundle.network.temperature = 2.5
+        found = predictor.explain(TEXTS[0], METHODS)
+        kept = np.ones((1, len(found.words)), bool)
+        kept[0, 2] = False
+        without = predictor.masked_probabilities(TEXTS[0], kept)[0, 0]
+        lost = found.scores("occlusion", "bad")[2]
+        assert lost == pytest.approx(found.probabilities[0] - without, abs=1e-6)
+
+    def test_gradients_are_those_of_the_logits_as_they_were(self) -> None:
+        plain, changed = make_predictor(), make_predictor()
+        changed.bundle.network.temperature = 2.5
+        for one, other in zip(
+            plain.explain(TEXTS, METHODS), changed.explain(TEXTS, METHODS), strict=True
+        ):
+            for method in ("attention_gradient", "gradient"):
+                assert one.scores(method, "bad") == other.scores(method, "bad")
 
 
 class TestClassifyDocuments:

@@ -95,6 +95,14 @@ class TestClassify:
         response = client.post("/classify", json={"texts": TEXTS})
         assert response.json() == [one.to_record() for one in predictor.classify(TEXTS)]
 
+    def test_a_text_below_the_least_confidence_has_no_label(self, client: TestClient) -> None:
+        [plain] = client.post("/classify", json={"texts": TEXTS[:1]}).json()
+        asked = {"text": TEXTS[0], "min_confidence": 1}
+        assert client.post("/classify", json=asked).json() == {**plain, "label": None}
+        refused = client.post("/classify", json=asked | {"min_confidence": 1.01})
+        assert "`min_confidence`" in assert_refused(refused, 422)
+        assert_refused(client.post("/explain", json=asked), 422)
+
     def test_no_texts_give_an_empty_array(self, client: TestClient) -> None:
         assert client.post("/classify", json={"texts": []}).json() == []
 
@@ -168,7 +176,7 @@ class TestDraw:
 class TestDescription:
     def test_labels_of_the_model_are_named(self, client: TestClient) -> None:
         schemas = client.get("/openapi.json").json()["components"]["schemas"]
-        assert schemas["Prediction"]["properties"]["label"]["enum"] == ["bad", "good"]
+        assert schemas["Prediction"]["properties"]["label"]["enum"] == ["bad", "good", None]
 
     def test_explanation_is_the_schema_of_the_package(self, client: TestClient) -> None:
         schemas = client.get("/openapi.json").json()["components"]["schemas"]

@@ -99,6 +99,23 @@ class TestRefit:
         assert checkpoint("refit")["global_step"] == 4 * 8  # 32 documents, 4 a batch
         assert_same_weights(model_weights(), checkpoint("refit")["state_dict"])
 
+    def test_the_temperature_is_of_the_networks_before(
+        self, capsys: pytest.CaptureFixture[str]
+    ) -> None:
+        assert fit("--refit=true") == 0
+        config = json.loads((RUN / "model/config.json").read_text(encoding="utf-8"))
+        calibration = checkpoint("best")["calibration"]
+        assert calibration["documents"] == 6
+        assert calibration == checkpoint("refit")["calibration"] == config["calibration"]
+        assert config["temperature"] == calibration["temperature"] != 1
+        figures = json.loads((RUN / "test_metrics.json").read_text(encoding="utf-8"))["calibration"]
+        assert figures["temperature"] == config["temperature"]
+        error = figures["ece"]
+        assert (
+            f"calibration: temperature {config['temperature']:.2f}, expected calibration error on "
+            f"test {error['before']:.4f} before, {error['after']:.4f} after\n"
+        ) in capsys.readouterr().out
+
     def test_small_steps_are_the_last_also_where_the_first_training_stopped_early(self) -> None:
         stop = ("--monitor=val_accuracy", "--patience=1", "--model.learning_rate=1e-9")
         assert fit("--refit=true", "--trainer.callbacks+=LearningRateMonitor", *stop) == 0

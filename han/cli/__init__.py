@@ -150,6 +150,14 @@ def _parser() -> argparse.ArgumentParser:
         "--keep_columns", default="", metavar="A,B", help="further columns to write beside the id"
     )
     classify.add_argument(
+        "--min_confidence",
+        type=float,
+        default=0.0,
+        metavar="P",
+        help="give no label where the likeliest class is less probable, from 0 to 1 (%(default)s); "
+        "the card in the model directory says what that does to the accuracy",
+    )
+    classify.add_argument(
         "--output",
         metavar="FILE",
         help="a .jsonl, .csv, .tsv or .parquet file; without it results go to standard output: the "

@@ -29,13 +29,16 @@ def classify(command: argparse.Namespace) -> None:
     """Classify the input and write one result for each document, in order."""
     columns = tuple(name.strip() for name in command.keep_columns.split(",") if name.strip())
     check_columns(columns)
+    least = command.min_confidence
+    if not 0 <= least <= 1:
+        raise ValueError(f"`--min_confidence` must be from 0 to 1, got {least}.")
     if command.output:
         check_output(command.output, columns=columns)
         check_target(command.output, command.input)
     documents = Input(command, columns)
     predictor = load(command.model)
     score = Score(frozenset(predictor.labels))
-    predictions = score.watch(predictor.classify_documents(documents))
+    predictions = score.watch(predictor.classify_documents(documents, min_confidence=least))
     if command.output:
         shown = with_progress(predictions, "Classifying")
         records = (prediction.to_record() for prediction in shown)
@@ -49,6 +52,8 @@ def classify(command: argparse.Namespace) -> None:
         for prediction in with_progress(predictions, "Classifying"):
             sys.stdout.write(json_line(prediction.to_record()) + "\n")
     documents.report_skipped()
+    if least > 0:
+        sys.stderr.write(f"{score.undecided} of {score.documents} documents left undecided\n")
     score.report()
 
 
@@ -137,6 +142,8 @@ class Score:
     """
 
     labels: frozenset[str]
+    documents: int = 0
+    undecided: int = 0
     right: int = 0
     known: int = 0
     unknown: int = 0
@@ -145,7 +152,10 @@ class Score:
     def watch(self, predictions: Iterable[Prediction]) -> Iterator[Prediction]:
         """Count predictions as they pass."""
         for prediction in predictions:
-            if prediction.true in self.labels:
+            self.documents += 1
+            if prediction.label is None:
+                self.undecided += 1
+            elif prediction.true in self.labels:
                 self.known += 1
                 self.right += prediction.true == prediction.label
             elif prediction.true is not None:
@@ -157,7 +167,10 @@ class Score:
         """Write the accuracy to standard error, if documents had labels."""
         if self.known:
             accuracy = self.right / self.known
-            sys.stderr.write(f"accuracy {accuracy:.4f} on the {self.known} labelled documents\n")
+            others = " that are decided" if self.undecided else ""
+            sys.stderr.write(
+                f"accuracy {accuracy:.4f} on the {self.known} labelled documents{others}\n"
+            )
         if self.unknown:
             sys.stderr.write(
                 f"{self.unknown} documents not scored: the model does not know their label, such "
@@ -232,6 +245,7 @@ def _short_line(prediction: Prediction, width: int) -> str:
         f"{printable(label):<{width}} {probability:6.1%}" for label, probability in ranked[:2]
     )
     notes = "  (cut short)" * prediction.truncated + "  (no words)" * prediction.empty
+    notes += "  (undecided)" * (prediction.label is None)
     return f"{classes}   {printable(prediction.id)}{notes}"
 
 

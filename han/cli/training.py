@@ -372,6 +372,8 @@ class HANCLI(LightningCLI):
         if "test" in self.datamodule.corpus.splits:
             self.trainer.test(self.model, self.datamodule, verbose=False)
             figures = self._write_figures()
+        elif self.trainer.is_global_zero:
+            _report_calibration(self.model.calibration, "validation")
         self._save_model(figures)
         if self.trainer.is_global_zero:
             sys.stdout.write(f"model: {self.run_dir / MODEL}\n")
@@ -394,6 +396,8 @@ class HANCLI(LightningCLI):
         data = self.datamodule
         training = {**self.model.options, "refit": self._refit_epochs is not None}
         facts = {"data": data.corpus.summary, "training": training}
+        if self.model.calibration is not None:
+            facts["calibration"] = self.model.calibration
         if figures is not None:
             facts["metrics"] = figures
         if self.trainer.is_global_zero:
@@ -611,6 +615,7 @@ class HANCLI(LightningCLI):
                 f"test: accuracy {figures['accuracy']:.4f}, macro-F1 {figures['macro_f1']:.4f}, "
                 f"{figures['documents']} documents ({self.run_dir / TEST_METRICS})\n"
             )
+            _report_calibration(figures.get("calibration"), "test")
         return figures
 
 
@@ -635,6 +640,16 @@ def _describe(data: HANDataModule) -> None:
         share = data.pretrained.found / max(1, data.vocabulary_size - 1)
         found = f", {share:.1%} of them with a pretrained vector"
     console.print(f"{data.num_classes} classes, {data.vocabulary_size - 1:,} words{found}")
+
+
+def _report_calibration(calibration: Mapping[str, Any] | None, split: str) -> None:
+    """Write what a temperature makes of the probabilities of a split's documents."""
+    if calibration is not None:
+        error = calibration["ece"]
+        sys.stdout.write(
+            f"calibration: temperature {calibration['temperature']:.2f}, expected calibration "
+            f"error on {split} {error['before']:.4f} before, {error['after']:.4f} after\n"
+        )
 
 
 def _leave_out_other_documents(command: str, data: Namespace) -> None:

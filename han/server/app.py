@@ -29,6 +29,7 @@ from han.server.messages import (
     MAX_EXPLAINED,
     MAX_OCCLUDED,
     OneToClassify,
+    OneToExplain,
     ToClassify,
     ToExplain,
     read,
@@ -120,7 +121,13 @@ class _Api:
         return await self._answer(
             request,
             lambda: _records(
-                asked, (one.to_record() for one in self._predictor.classify(_texts(asked)))
+                asked,
+                (
+                    one.to_record()
+                    for one in self._predictor.classify(
+                        _texts(asked), min_confidence=asked.min_confidence
+                    )
+                ),
             ),
         )
 
@@ -194,13 +201,15 @@ class _Api:
 
 
 def _texts(asked: ToClassify | ToExplain) -> list[str]:
-    return [asked.text] if isinstance(asked, OneToClassify) else asked.texts
+    return [asked.text] if isinstance(asked, OneToClassify | OneToExplain) else asked.texts
 
 
 def _records(asked: ToClassify | ToExplain, records: Iterable[Mapping[str, object]]) -> str:
     """Return one record where one text was given, an array where it was many."""
     lines = map(json_line, records)
-    return next(lines) if isinstance(asked, OneToClassify) else f"[{','.join(lines)}]"
+    return (
+        next(lines) if isinstance(asked, OneToClassify | OneToExplain) else f"[{','.join(lines)}]"
+    )
 
 
 def _always(content: bytes, kind: str, policy: str = POLICY) -> Callable[[Request], Response]:

@@ -167,8 +167,12 @@ def _prediction(labels: tuple[str, ...]) -> dict[str, Any]:
     probability = {"type": "number", "minimum": 0, "maximum": 1}
     properties = {
         "id": {"type": "string", "description": "Its position among the documents, from 0."},
-        "label": {"enum": labels, "description": "The class with the highest probability."},
-        "probability": {**probability, "description": "Its probability."},
+        "label": {
+            "enum": [*labels, None],
+            "description": "The class with the highest probability; null where that is below "
+            "`min_confidence`.",
+        },
+        "probability": {**probability, "description": "The highest probability."},
         "probabilities": {
             "type": "object",
             "description": "The probability of each class.",

@@ -25,16 +25,22 @@ class _Message(BaseModel):
     model_config = ConfigDict(extra="forbid", strict=True)
 
 
-class OneToClassify(_Message):
-    """One document, for one record."""
-
+class _One(_Message):
     text: str = Field(description="The document.")
 
 
-class ManyToClassify(_Message):
-    """Documents, for an array of as many records, in their order."""
-
+class _Many(_Message):
     texts: list[str] = Field(max_length=MAX_DOCUMENTS, description="The documents.")
+
+
+class _WithConfidence(_Message):
+    min_confidence: float = Field(
+        default=0.0,
+        ge=0,
+        le=1,
+        allow_inf_nan=False,
+        description="Give no label where the likeliest class is less probable.",
+    )
 
 
 class _WithMethods(_Message):
@@ -44,11 +50,19 @@ class _WithMethods(_Message):
     )
 
 
-class OneToExplain(OneToClassify, _WithMethods):
+class OneToClassify(_One, _WithConfidence):
     """One document, for one record."""
 
 
-class ManyToExplain(ManyToClassify, _WithMethods):
+class ManyToClassify(_Many, _WithConfidence):
+    """Documents, for an array of as many records, in their order."""
+
+
+class OneToExplain(_One, _WithMethods):
+    """One document, for one record."""
+
+
+class ManyToExplain(_Many, _WithMethods):
     """Documents, for an array of as many records, in their order."""
 
 
