@@ -28,10 +28,12 @@ from optuna.distributions import (
     IntDistribution,
     distribution_to_json,
 )
+from optuna.exceptions import OptunaError
 from optuna.pruners import MedianPruner
 from optuna.samplers import TPESampler
 from optuna.storages import RDBStorage
 from optuna.trial import FrozenTrial, TrialState
+from sqlalchemy import URL
 from sqlalchemy.exc import SQLAlchemyError
 
 __all__ = ["Search", "Space", "Trial", "TrialPruned", "extremes", "first_values", "read_space"]
@@ -40,7 +42,8 @@ STUDY, SPACE, TRIALS, LOCK = "study.db", "space.yaml", "trials", ".lock"
 DEFAULT_SPACE = Path(str(files("han") / "data" / SPACE))
 UNPRUNED = 5  # trials that come to their end before any is cut short
 RANKED = 10  # trials from which the importance of an option can be told
-_ERROR, _RETRY_OF, _KILLED = "error", "retry_of", "killed"
+ERROR = "error"  # why a trial failed
+_RETRY_OF, _KILLED = "retry_of", "killed"
 
 Space = dict[str, BaseDistribution]
 """The values of each option that is searched, by its name, such as `model.hidden_size`."""
@@ -142,21 +145,20 @@ class Search:
         path = folder / STUDY
         if not path.exists() and (folder / TRIALS).exists():
             raise ValueError(f"{folder} has trials, but no {STUDY}; choose another --study.")
+        address = URL.create("sqlite", database=str(path)).render_as_string()
         try:
-            self._study = optuna.create_study(
-                storage=RDBStorage(f"sqlite:///{path}"),
-                study_name="han",
-                direction="minimize" if minimize else "maximize",
-                # Not Hyperband: it ranks short trainings against long ones, but under `one_cycle`
-                # the rates of learning first rise, and what is ahead then need not be in the end.
-                pruner=MedianPruner(n_startup_trials=UNPRUNED),
-                load_if_exists=True,
-            )
-        except (SQLAlchemyError, RuntimeError, optuna.exceptions.OptunaError) as error:
-            reason = str(error).partition("\n")[0]
-            raise ValueError(
-                f"{path} cannot be read ({reason}); choose another --study."
-            ) from error
+            storage = RDBStorage(address)
+        except RuntimeError as error:  # of another version
+            raise ValueError(f"{path}: {error}") from error
+        self._study = optuna.create_study(
+            storage=storage,
+            study_name="han",
+            direction="minimize" if minimize else "maximize",
+            # Not Hyperband, which stops most trials after a share of their training, by figures
+            # that say little as long as the learning rate has not come down (`one_cycle`).
+            pruner=MedianPruner(n_startup_trials=UNPRUNED),
+            load_if_exists=True,
+        )
 
     @staticmethod
     @contextmanager
@@ -165,6 +167,7 @@ class Search:
 
         Raises:
             ValueError: Another process is there.
+            OSError: What is kept there cannot be read or written.
         """
         folder.mkdir(parents=True, exist_ok=True)
         lock = FileLock(folder / LOCK)
@@ -177,6 +180,9 @@ class Search:
             ) from None
         try:
             yield
+        except (SQLAlchemyError, OptunaError) as error:
+            reason = str(error.__cause__ or error).partition("\n")[0]
+            raise OSError(f"{folder / STUDY} cannot be read or written: {reason}.") from error
         finally:
             lock.release()
 
@@ -225,6 +231,11 @@ class Search:
         trials = [trial for trial in self.ended if trial.state == TrialState.COMPLETE]
         return sorted(trials, key=lambda t: t.values[0] if minimize else -t.values[0])
 
+    @property
+    def failed(self) -> list[FrozenTrial]:
+        """The trials that came to no figure, each with the reason as `user_attrs[ERROR]`."""
+        return [trial for trial in self.ended if ERROR in trial.user_attrs]
+
     def ask(self) -> Trial:
         """Begin a trial; its `params` are the values to try."""
         seeds = np.random.SeedSequence([self._seed, len(self.ended)])
@@ -241,7 +252,7 @@ class Search:
 
     def fail(self, trial: Trial, reason: str) -> None:
         """End a trial that comes to no figure."""
-        trial.set_user_attr(_ERROR, reason)
+        trial.set_user_attr(ERROR, reason)
         self._study.tell(trial, state=TrialState.FAIL)
 
     def put_back(self, trial: Trial | FrozenTrial, killed: int | None = None) -> None:

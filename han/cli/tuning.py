@@ -28,6 +28,7 @@ from han.module import HANModule
 from han.training import DIVERGED
 from han.tuning import (
     DEFAULT_SPACE,
+    ERROR,
     SPACE,
     TRIALS,
     Search,
@@ -41,6 +42,9 @@ from han.tuning import (
 
 BEST_CONFIG = "best.yaml"
 SHOWN = 5  # trials in the last table
+# Of training, in which no trial is cut short. In the first fifth the learning rate rises under
+# `one_cycle`; after the first epoch, what was best in the end was often among the worst.
+FIRST_SHARE = 0.25
 # A trial's validation figure does not depend on these, or they are compared otherwise.
 NOT_COMPARED = (
     "name", "run_dir", "ckpt_path", "refit", "baseline", "config", "trainer.enable_progress_bar",
@@ -91,11 +95,10 @@ def tune(command: argparse.Namespace) -> None:
             )
             raise
         if not search.best:
-            failed = [trial.user_attrs["error"] for trial in search.ended if trial.user_attrs]
-            raise ValueError(
-                f"None of {len(search.ended)} trials came to a figure"
-                + (f"; the last one: {failed[-1]}" if failed else ".")
+            failed = "".join(
+                f"; trial {t.number}: {t.user_attrs[ERROR]}" for t in search.failed[-1:]
             )
+            raise ValueError(f"None of {len(search.ended)} trials came to a figure{failed}")
         _write_best(search, folder, plan)
         _show(search, monitor)
         best = search.best[0]
@@ -110,10 +113,9 @@ def _try(search: Search, folder: Path, plan: _Plan, progress: str) -> None:
     tried = ", ".join(f"{_own(name)} {_text(value)}" for name, value in trial.params.items())
     sys.stderr.write(f"trial {trial.number} ({progress}): {tried}\n")
     try:
-        with running():
-            run = _TrialRun([*plan.given, *_flags(trial.params)], trial, folder)
-        search.complete(trial, run.figure)
-        outcome = f"{run.monitor} {run.figure:.4f} after {_epochs(run.trainer)}"
+        figure, epochs = _train(plan, trial, folder)
+        search.complete(trial, figure)
+        outcome = f"{plan.wanted.monitor} {figure:.4f} after {epochs}"
     except TrialPruned as pruned:
         search.cut_short(trial)
         outcome = str(pruned)
@@ -124,7 +126,6 @@ def _try(search: Search, folder: Path, plan: _Plan, progress: str) -> None:
         search.put_back(trial)
         raise
     finally:
-        run = None
         gc.collect()  # a trainer and its module refer to each other
     seconds = time.perf_counter() - began
     best = ""
@@ -135,6 +136,14 @@ def _try(search: Search, folder: Path, plan: _Plan, progress: str) -> None:
             _write_best(search, folder, plan)
             best = ", the best so far"
     sys.stderr.write(f"trial {trial.number}: {outcome}, {seconds:.0f} s{best}\n")
+
+
+def _train(plan: _Plan, trial: Trial, folder: Path) -> tuple[float, str]:
+    """Return the best epoch's figure and how many epochs there were."""
+    given = [*plan.given, *_flags(trial.params), *plan.of_trials]
+    with running():
+        run = _TrialRun([*given, f"--run_dir={folder / TRIALS / str(trial.number)}"], trial)
+    return run.figure, _epochs(run.trainer)
 
 
 class _Plan(HANCLI):
@@ -150,6 +159,9 @@ class _Plan(HANCLI):
 
     def __init__(self, given: Sequence[str], space: Space, space_file: Path) -> None:
         self.given = list(given)
+        self.of_trials = ["--data.test=null"]
+        if not sys.stderr.isatty():  # in a file, what is told of each trial is enough
+            self.of_trials.append("--trainer.enable_progress_bar=false")
         self._space = space
         self._space_file = space_file
         super().__init__(["fit", *given])
@@ -157,7 +169,7 @@ class _Plan(HANCLI):
     def parse_arguments(self, parser: LightningArgumentParser, args: ArgsType) -> None:
         """Parse, and check the space against the command line."""
         super().parse_arguments(parser, args)
-        self.wanted = self._config.clone()  # type: ignore[no-untyped-call]
+        self.wanted = self._config.clone()
         for option in ("run_dir", "ckpt_path"):
             if self.wanted[option] is not None:
                 raise ValueError(
@@ -171,7 +183,7 @@ class _Plan(HANCLI):
         config.data.test = config.trainer.logger = None
         if config.trainer.devices == "auto":
             config.trainer.devices = 1
-            self.given.append("--trainer.devices=1")
+            self.of_trials.append("--trainer.devices=1")
 
     def _check(self, name: str, values: Sequence[Any]) -> None:
         """See that an option can be searched and takes these values."""
@@ -209,7 +221,9 @@ class _Plan(HANCLI):
             )
 
     def after_fit(self) -> None:
-        """Write nothing."""
+        """Note what follows from the documents, and hold nothing while trials train."""
+        self._recipe, self._embedding_size = self.datamodule.recipe, self.datamodule.embedding_size
+        del self.datamodule, self.model, self.trainer, self.config_init
 
     def facts(self) -> dict[str, Any]:
         """Return on what figures depend, besides the space: JSON values by their names."""
@@ -228,25 +242,22 @@ class _Plan(HANCLI):
 
     def own_values(self) -> dict[str, Any]:
         """Return the value of each searched option that the command has without the search."""
-        recipe, rate = self.datamodule.recipe, self.wanted.model.learning_rate
+        recipe, rate = self._recipe, self.wanted.model.learning_rate
         rate = recipe.learning_rate if rate is None else rate
         followed = {
             "model.learning_rate": rate,
             "model.embedding_learning_rate": rate,
             "data.batch_size": recipe.batch_size,
-            "data.embedding_size": self.datamodule.embedding_size,
+            "data.embedding_size": self._embedding_size,
             "trainer.max_epochs": recipe.epochs,
         }
         own = {name: self.wanted[name] for name in self._space}
-        return {
-            name: followed.get(name) if value is None else value for name, value in own.items()
-        }
+        return {name: followed.get(name) if value is None else value for name, value in own.items()}
 
     def yaml(self, params: Mapping[str, Any]) -> str:
         """Return the command's options with these, those that differ from the defaults."""
         parser = self._parser("fit")
-        given = [option for option in self.given if option != "--trainer.devices=1"]
-        config = parser.parse_args([*given, *_flags(params)])
+        config = parser.parse_args([*self.given, *_flags(params)])
         config.name = self.wanted.name
         _, _, content = str(parser.dump(config, skip_default=True)).partition("\n")
         return content.lstrip("\n")
@@ -258,7 +269,6 @@ class _TrialRun(HANCLI):
     Args:
         given: The options of `han fit`.
         trial: Where figures are reported.
-        folder: The study's.
 
     Raises:
         TrialPruned: Others did better by then.
@@ -266,10 +276,9 @@ class _TrialRun(HANCLI):
 
     figure: float
 
-    def __init__(self, given: Sequence[str], trial: Trial, folder: Path) -> None:
+    def __init__(self, given: Sequence[str], trial: Trial) -> None:
         self._trial = trial
-        run_dir = folder / TRIALS / str(trial.number)
-        super().__init__(["fit", *given, "--data.test=null", f"--run_dir={run_dir}"])
+        super().__init__(["fit", *given])
 
     @property
     def monitor(self) -> str:
@@ -320,8 +329,9 @@ class _Report(pl.Callback):
             return  # where it is no number, training ends by itself
         self._trial.report(float(figure), self._validations)
         self._validations += 1
-        last = trainer.current_epoch + 1 == trainer.max_epochs
-        if not last and self._trial.should_prune():
+        share = trainer.global_step / trainer.estimated_stepping_batches
+        judged = FIRST_SHARE < share < 1 or share == 0  # of training without an end
+        if judged and self._trial.should_prune():
             raise TrialPruned(
                 f"{self._monitor} {float(figure):.4f}, cut short after {_epochs(trainer, 1)}"
             )
@@ -332,10 +342,10 @@ def _construct(config: Namespace) -> None:
     parser = LightningArgumentParser()
     parser.add_lightning_class_args(HANModule, "model")
     parser.add_lightning_class_args(HANDataModule, "data")
-    sizes = {"vocabulary_size": 8, "num_classes": 2, "embedding_size": 4}
-    model = config.model.clone()
-    model.update(Namespace(**sizes))
-    parser.instantiate(Namespace(model=model, data=config.data))
+    wanted = Namespace(model=config.model.clone(), data=config.data)  # type: ignore[no-untyped-call]
+    for size in ("vocabulary_size", "num_classes", "embedding_size"):
+        wanted.model[size] = 8
+    parser.instantiate(wanted)
 
 
 def _flags(params: Mapping[str, Any]) -> list[str]:
