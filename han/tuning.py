@@ -41,7 +41,7 @@ __all__ = ["Search", "Space", "Trial", "TrialPruned", "extremes", "first_values"
 STUDY, SPACE, TRIALS, LOCK = "study.db", "space.yaml", "trials", ".lock"
 DEFAULT_SPACE = Path(str(files("han") / "data" / SPACE))
 UNPRUNED = 5  # trials that come to their end before any is cut short
-RANKED = 10  # trials from which the importance of an option can be told
+RANKED = 20  # trials from which the importance of an option is guessed: the best tenth are two
 ERROR = "error"  # why a trial failed
 _RETRY_OF, _KILLED = "retry_of", "killed"
 
