@@ -51,6 +51,8 @@ def trials(study: Path = STUDY) -> dict[str, tuple[str, list[str]]]:
     """Return what trials there are: their options, and the validation loss of each epoch."""
     found = {}
     for run in sorted((study / "trials").iterdir()):
+        if not all((run / name).exists() for name in ("config.yaml", "metrics.csv")):
+            continue  # of a process that was killed
         losses = [row["val_loss"] for row in read_csv(run / "metrics.csv") if row["val_loss"]]
         config = yaml.safe_load((run / "config.yaml").read_text(encoding="utf-8"))
         found[run.name] = (yaml.safe_dump({**config["model"], **config["data"]}), losses)

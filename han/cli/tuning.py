@@ -262,8 +262,12 @@ class _Plan(_Fit):
             "data.embedding_size": self._embedding_size,
             "trainer.max_epochs": recipe.epochs,
         }
-        own = {name: self.wanted[name] for name in self._space}
-        return {name: followed.get(name) if value is None else value for name, value in own.items()}
+        own = {}
+        for name, values in self._space.items():
+            own[name] = self.wanted[name]
+            if own[name] is None and None not in extremes(values):
+                own[name] = followed.get(name)
+        return own
 
     def yaml(self, params: Mapping[str, Any]) -> str:
         """Return the command's options with these, those that differ from the defaults."""
