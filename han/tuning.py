@@ -36,7 +36,19 @@ from optuna.trial import FrozenTrial, TrialState
 from sqlalchemy import URL
 from sqlalchemy.exc import SQLAlchemyError
 
-__all__ = ["Search", "Space", "Trial", "TrialPruned", "extremes", "first_values", "read_space"]
+__all__ = [
+    "DEFAULT_SPACE",
+    "ERROR",
+    "SPACE",
+    "TRIALS",
+    "Search",
+    "Space",
+    "Trial",
+    "TrialPruned",
+    "extremes",
+    "first_values",
+    "read_space",
+]
 
 STUDY, SPACE, TRIALS, LOCK = "study.db", "space.yaml", "trials", ".lock"
 DEFAULT_SPACE = Path(str(files("han") / "data" / SPACE))
@@ -196,8 +208,11 @@ class Search:
         Raises:
             ValueError: Another study is there; the message says what differs.
         """
-        space = {name: distribution_to_json(values) for name, values in self._space.items()}
-        facts = {**facts, **{f"space of {name}": values for name, values in space.items()}}
+        of_space = {
+            f"space of {name}": json.loads(distribution_to_json(values))["attributes"]
+            for name, values in self._space.items()
+        }
+        facts = {**facts, **of_space}
         before = self._study.user_attrs.get("facts")
         if before is None:
             self._study.enqueue_trial(dict(first), skip_if_exists=True)

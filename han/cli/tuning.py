@@ -128,6 +128,8 @@ def _try(search: Search, folder: Path, plan: _Plan, progress: str) -> None:
         raise
     finally:
         gc.collect()  # a trainer and its module refer to each other
+        if (wandb := sys.modules.get("wandb")) is not None:
+            wandb.finish()  # or the next trial's logger goes on with this one's run
     seconds = time.perf_counter() - began
     best = ""
     if search.best:
