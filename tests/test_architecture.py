@@ -47,6 +47,7 @@ ORDER = (
     "optimization",
     "module",
     "training",
+    "tuning",
     "estimator",
     "server",
     "cli",
@@ -145,6 +146,9 @@ class TestLibraries:
 
     def test_only_word2vec_imports_gensim(self) -> None:
         assert users_of("gensim") == {"word2vec"}
+
+    def test_only_tuning_imports_optuna(self) -> None:
+        assert users_of("optuna") == {"tuning"}
 
     def test_only_training_imports_lightning(self) -> None:
         assert users_of("pytorch_lightning", "lightning", "lightning_fabric") <= LIGHTNING

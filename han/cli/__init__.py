@@ -27,6 +27,7 @@ EXAMPLES = """\
 examples:
   han demo
   han fit --data.train reviews.csv --data.text_column review --data.label_column stars
+  han tune --data.train reviews.csv --data.text_column review --trials 30
   han classify runs/reviews "The soup was cold." --output predictions.csv
   han explain runs/reviews new_reviews.csv --output report.html
   han words runs/reviews new_reviews.csv
@@ -59,7 +60,12 @@ def main(args: Sequence[str] | None = None) -> int:
 
             run(args)
         else:
-            command = _parser().parse_args(args or ["--help"])
+            parser = _parser()
+            command, others = parser.parse_known_args(args or ["--help"])
+            if "options_of_fit" in command:
+                command.options_of_fit = others
+            elif others:
+                parser.error(f"unrecognized arguments: {' '.join(others)}")
             command.run(command)
         sys.stdout.flush()
     except BrokenPipeError:
@@ -138,6 +144,46 @@ def _parser() -> argparse.ArgumentParser:
 
     for name, text in TRAINING.items():  # for --help alone, see main
         commands.add_parser(name, help=text, add_help=False)
+
+    tune = commands.add_parser(
+        "tune",
+        allow_abbrev=False,
+        usage="han tune [options of han fit] [--space FILE] [--trials N] [--study FOLDER]",
+        help="search for options of `han fit` that do best on the validation documents",
+        description="Train again and again with other options (needs the extra `tune`), compare "
+        "the figures of the validation documents, and write the best options as a file for `han "
+        "fit --config`. Besides those below it takes all options of `han fit` (see `han fit "
+        "--help`): --data.train, --config, --model.members, --monitor and so on. What the space "
+        "does not hold stays as they say. Test documents are not looked at. Given again, the same "
+        "command goes on where it stopped.",
+    )
+    tune.add_argument(
+        "--space",
+        metavar="FILE",
+        help="what to search: YAML such as `model.hidden_size: {int: [25, 200], log: true}`, "
+        "`model.word_dropout: {float: [0, 0.5]}`, `data.min_count: {choice: [1, 2, 5]}` (default: "
+        "learning rates, hidden size, dropouts, label smoothing and batch size; the study's "
+        "folder gets a copy)",
+    )
+    tune.add_argument(
+        "--trials",
+        type=int,
+        default=30,
+        metavar="N",
+        help="how many trials, with those that ended before (%(default)s)",
+    )
+    tune.add_argument(
+        "--study",
+        metavar="FOLDER",
+        help="where the study goes, or is (default: runs/<name>/tune)",
+    )
+    tune.add_argument(
+        "--timeout",
+        type=float,
+        metavar="SECONDS",
+        help="begin no trial later than this (default: no limit)",
+    )
+    tune.set_defaults(run=_later("tuning", "tune"), options_of_fit=[])
 
     classify = commands.add_parser(
         "classify",

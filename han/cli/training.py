@@ -103,10 +103,22 @@ def run(args: Sequence[str]) -> HANCLI:
         ValueError: An option or the documents are unfit.
         OSError: A file cannot be read or written.
     """
+    with running():
+        return HANCLI(args)
+
+
+@contextmanager
+def running() -> Iterator[None]:
+    """Keep Lightning quiet, call arguments by their options, and leave the environment as it was.
+
+    Raises:
+        ValueError: An option or the documents are unfit.
+        OSError: A file cannot be read or written.
+    """
     launched = _RUN_DIR in os.environ
     try:
         with quiet():
-            return HANCLI(args)
+            yield
     except (MisconfigurationException, ValueError, OSError) as error:
         if isinstance(error, OSError) and error.errno is not None:
             raise  # the system's words
