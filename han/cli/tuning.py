@@ -13,12 +13,13 @@ from typing import Any
 
 import pytorch_lightning as pl
 from jsonargparse import Namespace
-from pytorch_lightning.callbacks import ModelCheckpoint
+from pytorch_lightning.callbacks import Checkpoint, ModelCheckpoint
 from pytorch_lightning.cli import ArgsType, LightningArgumentParser, LightningCLI
 from rich.console import Console
 from rich.table import Table
 
 from han.atomic import atomic_file
+from han.cli.resuming import Termination
 from han.cli.runs import ROOT
 from han.cli.training import HANCLI, running
 from han.corpus.identity import identify_source
@@ -309,7 +310,11 @@ class _TrialRun(_Fit):
         """Say nothing: the trial's options are told."""
 
     def _training_callbacks(self) -> list[pl.Callback]:
-        _, *others = super()._training_callbacks()
+        others = [
+            one
+            for one in super()._training_callbacks()
+            if not isinstance(one, Checkpoint | Termination)
+        ]
         return [ModelCheckpoint(save_top_k=0), *others, _Report(self._trial, self.monitor)]
 
     def after_fit(self) -> None:
