@@ -232,8 +232,12 @@ class HANDataModule(pl.LightningDataModule):
 
     @property
     def batch_size(self) -> int:
-        """Documents a batch in training."""
+        """Documents a batch in training; Lightning's `BatchSizeFinder` sets it."""
         return self._batch_size or self.recipe.batch_size
+
+    @batch_size.setter
+    def batch_size(self, documents: int) -> None:
+        self._batch_size = documents
 
     @property
     def embedding_size(self) -> int:

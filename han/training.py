@@ -13,7 +13,13 @@ from typing import Any, Literal
 import numpy as np
 import pytorch_lightning as pl
 import torch
-from pytorch_lightning.callbacks import Checkpoint, EarlyStopping, ModelCheckpoint
+from pytorch_lightning.callbacks import (
+    BatchSizeFinder,
+    Checkpoint,
+    EarlyStopping,
+    LearningRateFinder,
+    ModelCheckpoint,
+)
 
 from han.datamodule import HANDataModule
 from han.module import HANModule
@@ -159,8 +165,12 @@ def seed_generators(seed: int) -> None:
 
 
 def without_selection(callbacks: Iterable[pl.Callback]) -> list[pl.Callback]:
-    """Leave out callbacks that go by validation documents, where those are trained on."""
-    return [one for one in callbacks if not isinstance(one, Checkpoint | EarlyStopping)]
+    """Leave out callbacks that go by validation documents or choose a rate or a batch size.
+
+    The first training has chosen already, and validation documents are trained on.
+    """
+    selecting = Checkpoint | EarlyStopping | LearningRateFinder | BatchSizeFinder
+    return [one for one in callbacks if not isinstance(one, selecting)]
 
 
 def load_weights(module: pl.LightningModule, path: str) -> None:
