@@ -1,8 +1,8 @@
 """Parquet files cut into parts, and the folder in which what was made of each part is kept.
 
-A part is a range of rows of one file, small enough to be done again. What was made of it is a file of
-its own, named by the part's number and written whole or not at all; so a command that was killed goes
-on with the parts that are missing, and reading the folder gives one row for each row, in their order.
+A part is a range of rows of one file, small enough to be done again. What was made of it is a file
+of its own, named by the part's number and written whole or not at all: a command that was killed
+goes on with the parts that are missing, and reading the folder gives one row for each row, in order.
 """
 
 from __future__ import annotations
@@ -297,7 +297,7 @@ def _rows_of_a_part(metadata: pq.FileMetaData, column: str) -> int:
         for index in range(group.num_columns):
             if group.column(index).path_in_schema == column:
                 size += group.column(index).total_uncompressed_size
-    rows = min(PART_ROWS, PART_BYTES * metadata.num_rows // max(1, size))
+    rows: int = min(PART_ROWS, PART_BYTES * metadata.num_rows // max(1, size))
     return max(1, rows, -(-most // PARTS_OF_A_GROUP))
 
 

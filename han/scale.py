@@ -1,7 +1,7 @@
-"""Classify and explain more documents than one machine holds: the predictor as a stage of Ray Data.
+"""Classify and explain more than one machine holds: the predictor as a stage of Ray Data.
 
-`Classifier` is the stage, for a pipeline of one's own; `classify_parts` runs it over Parquet files, so
-that a run that was killed goes on where it stopped. Ray (the extra `ray`) is imported by the latter.
+`Classifier` is the stage, for a pipeline of one's own; `classify_parts` runs it over Parquet files,
+so that a run that was killed goes on where it stopped. The latter imports Ray (the extra `ray`).
 """
 
 from __future__ import annotations
@@ -229,7 +229,7 @@ class Classifier:
                     ) from None
                 skipped[bad.reason] += 1
         if len(good) < len(table):
-            table = table.take(good)
+            table = table.take(pa.array(good, pa.int64()))
         kept = {new: table[old] for old, new in self._reading.kept(table.schema.names).items()}
         others = pa.schema([field for field in schema if field.name not in kept])
         made = pa.Table.from_pylist(self._records(documents), others)
@@ -350,7 +350,7 @@ def classify_parts(
     num_cpus: int = 1,
     num_gpus: float = 0,
 ) -> Iterator[int]:
-    """Classify parts on workers of Ray: those of the cluster at `RAY_ADDRESS`, else of this machine.
+    """Classify parts on workers of Ray: of the cluster at `RAY_ADDRESS`, or else of this machine.
 
     Args:
         folder: Where to write.
@@ -385,7 +385,9 @@ def classify_parts(
             PartClassifier,
             fn_constructor_args=[folder, schema, columns, model, options],
             # One part at a time, the next given when it is done: none waits while a worker is idle.
-            compute=ActorPoolStrategy(size=min(workers, len(parts)), max_tasks_in_flight_per_actor=1),
+            compute=ActorPoolStrategy(
+                size=min(workers, len(parts)), max_tasks_in_flight_per_actor=1
+            ),
             num_cpus=num_cpus,
             num_gpus=num_gpus,
         )

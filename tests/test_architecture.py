@@ -37,8 +37,10 @@ ORDER = (
     "faithfulness",
     "report",
     "records",
+    "parts",
     "bundle",
     "predictor",
+    "scale",
     "metrics",
     "baseline",
     "recipe",
@@ -67,6 +69,7 @@ WITH_TORCH = {
     "attribution",
     "bundle",
     "predictor",
+    "scale",
     "optimization",
 }
 TORCH_FREE = set(ORDER) - WITH_TORCH - LIGHTNING - {"embeddings", "__main__"}
@@ -143,6 +146,9 @@ class TestLibraries:
 
     def test_only_word2vec_imports_gensim(self) -> None:
         assert users_of("gensim") == {"word2vec"}
+
+    def test_only_scale_imports_ray(self) -> None:
+        assert users_of("ray") == {"scale"}
 
     def test_only_training_imports_lightning(self) -> None:
         assert users_of("pytorch_lightning", "lightning", "lightning_fabric") <= LIGHTNING

@@ -23,8 +23,9 @@ def ray(command: argparse.Namespace) -> None:
     """Classify Parquet files on workers of Ray, part by part, and go on with what is there."""
     require_ray()
     for name in ("workers", "num_cpus"):
-        if (getattr(command, name) or 1) < 1:
-            raise ValueError(f"`--{name}` must be at least 1, got {getattr(command, name)}.")
+        number = getattr(command, name)
+        if number is not None and number < 1:
+            raise ValueError(f"`--{name}` must be at least 1, got {number}.")
     if command.num_gpus < 0:
         raise ValueError(f"`--num_gpus` must not be negative, got {command.num_gpus}.")
     try:
@@ -66,7 +67,11 @@ def _classify(command: argparse.Namespace) -> None:
                 schema,
                 [name for name in found.names if name in {*used, *reading.kept(found.names)}],
                 os.path.abspath(command.model),
-                {**reading.to_dict(), "on_bad_row": command.on_bad_row, "threads": command.num_cpus},
+                {
+                    **reading.to_dict(),
+                    "on_bad_row": command.on_bad_row,
+                    "threads": command.num_cpus,
+                },
                 workers=command.workers,
                 num_cpus=command.num_cpus,
                 num_gpus=command.num_gpus,
