@@ -2,7 +2,7 @@
 
 A part is a range of rows of one file, small enough to be done again. What was made of it is a file
 of its own, named by the part's number and written whole or not at all: a command that was killed
-goes on with the parts that are missing, and reading the folder gives one row for each row, in order.
+goes on with the parts that are missing, and the folder reads as one row for each row, in order.
 """
 
 from __future__ import annotations
