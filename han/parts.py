@@ -254,6 +254,10 @@ class PartFolder:
             to.add_key_value_metadata({_KEY.decode(): json.dumps(facts)})
         return rows
 
+    def count_attempts(self, part: Part) -> int:
+        """Return how many processes were killed while they wrote a part, since the last claim."""
+        return len(list(self.path.glob(f".{part.name}.*")))
+
     def facts(self, part: Part) -> tuple[int, dict[str, int]] | None:
         """Return how many rows a part's result has and how many were skipped, by reason.
 

@@ -40,6 +40,7 @@ if TYPE_CHECKING:
     import pyarrow as pa
 
 EXPLANATION, TRUE = "explanation", "true"
+ATTEMPTS = 3  # Ray starts a worker that died anew, and gives it its part again, without end
 OBJECT_STORE = 100 << 20  # bytes; no document goes through it, and Ray takes no less than 75 MiB
 
 
@@ -308,6 +309,9 @@ class PartClassifier:
     def __call__(self, row: Mapping[str, Any]) -> dict[str, Any]:
         """Do one part; what is wrong with it is returned, for one clear line of the command."""
         part = Part(**row)
+        if self._folder.count_attempts(part) >= ATTEMPTS:
+            rows = f"rows {part.first + 1} to {part.last}"
+            return {"rows": 0, "error": f"{part.path}: {ATTEMPTS} workers died over {rows}."}
         try:
             rows = self._write(part)
         except OSError as error:
@@ -315,7 +319,6 @@ class PartClassifier:
             return {"rows": 0, "error": f"{error.filename}: {error.strerror}" * known or str(error)}
         except ValueError as error:
             return {"rows": 0, "error": str(error)}
-        _give_memory_back()
         return {"rows": rows, "error": ""}
 
     @cached_property
@@ -338,6 +341,7 @@ class PartClassifier:
                 first=first,
             )
             first += table.num_rows
+            _give_memory_back()
 
 
 def classify_parts(

@@ -149,6 +149,7 @@ class TestPartFolder:
     def test_what_a_killed_process_left_is_removed(self, tmp_path: Path) -> None:
         debris = tmp_path / ".part-00000-of-00001.parquet.x7"
         debris.touch()
+        assert PartFolder(tmp_path, {}).count_attempts(make_part()) == 1
         with PartFolder(tmp_path, {}).claim():
             assert not debris.exists()
 

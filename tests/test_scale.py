@@ -135,6 +135,17 @@ class TestPartClassifier:
         gone = PartClassifier(folder, schema, ["text"], str(tmp_path / "gone"), {})(asdict(part))
         assert gone == {"rows": 0, "error": f"{tmp_path / 'gone'}: no such model directory."}
 
+    def test_rows_that_kill_workers_do_not_do_so_for_ever(
+        self, model: Path, tmp_path: Path
+    ) -> None:
+        pq.write_table(pa.table({"text": ["a", "b"]}), tmp_path / "a.parquet")
+        found, (part,), _ = cut(tmp_path / "a.parquet", "text")
+        schema = Reading().schema(found, ("bad", "good"), named=True)
+        for attempt in range(3):
+            (tmp_path / f".{part.name}.{attempt}").touch()
+        work = PartClassifier(PartFolder(tmp_path, {}), schema, ["text"], str(model), {})
+        assert "3 workers died over rows 1 to 2." in work(asdict(part))["error"]
+
 
 class TestIdentifyModel:
     def test_another_model_has_another_identity(self, model: Path, tmp_path: Path) -> None:

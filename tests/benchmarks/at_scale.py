@@ -122,15 +122,13 @@ def say(line: str) -> None:
 def report(name: str, seen: dict[int, list[Sample]]) -> None:
     """Print the workers' memory over time, from when each has done some parts."""
     for pid, samples in seen.items():
-        first = samples[0].done
-        steady = [one.memory for one in samples if one.done >= first + 2 * WORKERS]
-        if not steady:
-            continue
-        points = [steady[0], steady[len(steady) // 2], steady[-1]]
+        steady = [one.memory for one in samples if one.done >= samples[0].done + 2 * WORKERS]
+        third = -(-len(steady) // 3)
+        peaks = [max(steady[start : start + third]) for start in range(0, len(steady), third or 1)]
         say(
-            f"{name}, worker {pid}: MiB at start, middle, end "
-            f"{', '.join(f'{one:.0f}' for one in points)}; least {min(steady):.0f}, "
-            f"most {max(steady):.0f}; {samples[-1].seconds:.0f} s of processor time"
+            f"{name}, worker {pid}: most MiB in each third "
+            f"{', '.join(f'{one:.0f}' for one in peaks)}; {samples[-1].seconds:.0f} s of processor "
+            "time"
         )
 
 
