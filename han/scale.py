@@ -310,8 +310,8 @@ class PartClassifier:
         """Do one part; what is wrong with it is returned, for one clear line of the command."""
         part = Part(**row)
         if self._folder.count_attempts(part) >= ATTEMPTS:
-            rows = f"rows {part.first + 1} to {part.last}"
-            return {"rows": 0, "error": f"{part.path}: {ATTEMPTS} workers died over {rows}."}
+            where = f"{part.path}: rows {part.first + 1} to {part.last}"
+            return {"rows": 0, "error": f"{where}: {ATTEMPTS} workers died over them."}
         try:
             rows = self._write(part)
         except OSError as error:

@@ -167,6 +167,7 @@ class TestWorkers:
     def test_a_killed_run_goes_on_without_losing_or_doubling_rows(self, place: Place) -> None:
         pytest.importorskip("ray")
         source = place.folder / "in"
+        source.mkdir()
         rows = [{**ROWS[i % 50], "id": f"d{i}", "year": i} for i in range(60_000)]
         for number in range(12):
             place.write_rows(f"in/{number:02}.parquet", rows[number * 5000 : number * 5000 + 5000])

@@ -144,7 +144,7 @@ class TestPartClassifier:
         for attempt in range(3):
             (tmp_path / f".{part.name}.{attempt}").touch()
         work = PartClassifier(PartFolder(tmp_path, {}), schema, ["text"], str(model), {})
-        assert "3 workers died over rows 1 to 2." in work(asdict(part))["error"]
+        assert "rows 1 to 2: 3 workers died over them." in work(asdict(part))["error"]
 
 
 class TestIdentifyModel:
