@@ -192,7 +192,7 @@ class PartFolder:
     def __init__(self, path: str | Path, manifest: Mapping[str, Any]) -> None:
         self.path = Path(path)
         content = json.dumps({"format": FORMAT, **manifest})
-        self._manifest: dict[str, Any] = json.loads(content)
+        self.manifest: dict[str, Any] = json.loads(content)
         self.digest = hashlib.sha256(content.encode()).hexdigest()
 
     @contextmanager
@@ -223,7 +223,7 @@ class PartFolder:
                 debris.unlink(missing_ok=True)
             if not manifest.exists():
                 with atomic_file(manifest) as file:
-                    json.dump(self._manifest, file, ensure_ascii=False, indent=2)
+                    json.dump(self.manifest, file, ensure_ascii=False, indent=2)
                     file.write("\n")
             yield
         finally:
@@ -282,10 +282,10 @@ class PartFolder:
             found = None
         if not isinstance(found, dict):
             raise ValueError(f"{path} is damaged; name another folder.")
-        if found == self._manifest:
+        if found == self.manifest:
             return
-        names = [*self._manifest, *found]
-        differs = next(name for name in names if found.get(name) != self._manifest.get(name))
+        names = [*self.manifest, *found]
+        differs = next(name for name in names if found.get(name) != self.manifest.get(name))
         raise ValueError(
             f"{self.path} holds results of another {differs} (see {MANIFEST} there); name a new "
             "folder, or give the command that began this one."

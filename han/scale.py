@@ -11,6 +11,7 @@ import hashlib
 import importlib.util
 import logging
 import os
+import socket
 from collections import Counter
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
@@ -281,7 +282,7 @@ class PartClassifier:
     """A worker: it reads parts, classifies and writes them, and holds one block of one at a time.
 
     Args:
-        folder: Where to write.
+        folder: Where to write; its manifest names the model's digest `model`.
         schema: The columns of the output.
         columns: The columns of the input to read.
         model: A model directory that the worker can read.
@@ -323,6 +324,11 @@ class PartClassifier:
 
     @cached_property
     def _classifier(self) -> Classifier:
+        if identify_model(self._model) != self._folder.manifest["model"]:
+            raise ValueError(
+                f"{self._model}: the model has changed since the command began; begin anew, with "
+                "another folder for `--output`."
+            )
         return Classifier(self._model, **self._options)
 
     def _write(self, part: Part) -> int:
@@ -439,12 +445,13 @@ def _ray(workers: int | None, num_cpus: int, num_gpus: float) -> Iterator[int]:
 
     options: dict[str, Any] = {"address": os.environ.get("RAY_ADDRESS", "local")}
     if options["address"] == "local":
-        processors = len(os.sched_getaffinity(0)) if workers is None else workers * num_cpus
         options |= {
-            "num_cpus": processors,
+            "num_cpus": workers and workers * num_cpus,  # None: those that there are
             "include_dashboard": False,
             "object_store_memory": OBJECT_STORE,
         }
+    else:
+        _check_address(options["address"])
     with _without_standard_error():  # on which it tells its log level
         ray.init(**options, log_to_driver=False, logging_level=logging.ERROR)
     try:
@@ -460,6 +467,18 @@ def _ray(workers: int | None, num_cpus: int, num_gpus: float) -> Iterator[int]:
         yield workers or room
     finally:
         ray.shutdown()
+
+
+def _check_address(address: str) -> None:
+    """Refuse a cluster that does not answer: Ray would wait for it, many minutes."""
+    host, _, port = address.rpartition(":")
+    if host and port.isdecimal():
+        try:
+            socket.create_connection((host, int(port)), timeout=10).close()
+        except OSError as error:
+            raise OSError(
+                f"No cluster of Ray answers at RAY_ADDRESS {address} ({error.strerror or error})."
+            ) from error
 
 
 @contextmanager

@@ -137,6 +137,7 @@ class TestRay:
             (("--text_column", "review"), "in.parquet: no column 'review'; the columns are 'id'"),
             (("--text_column", "year"), "in.parquet: `year` is int64, not a string; set `--text_"),
             (("--keep_columns", "price"), "no column 'price'"),
+            (("--id_column", "key"), "in.parquet: no column 'key'"),
             (("--keep_columns", "id"), "'id' would be in the output twice"),
             (("--explain", "magic"), "no method 'magic'"),
             (("--workers", "0"), "`--workers` must be at least 1, got 0."),
@@ -160,6 +161,13 @@ class TestRay:
     ) -> None:
         monkeypatch.setattr(importlib.util, "find_spec", lambda name: None)
         self.run(place).assert_one_line('pip install "han-classifier[ray]"')
+
+    def test_a_cluster_that_does_not_answer_is_named(
+        self, place: Place, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        pytest.importorskip("ray")
+        monkeypatch.setenv("RAY_ADDRESS", "127.0.0.1:1")
+        self.run(place).assert_one_line("No cluster of Ray answers at RAY_ADDRESS 127.0.0.1:1 (")
 
 
 @pytest.mark.slow

@@ -114,7 +114,7 @@ class TestPartClassifier:
         texts = [TEXTS[number % 3] for number in range(9)]
         pq.write_table(pa.table({"text": texts, "n": list(range(9))}), path)
         found, (part,), _ = cut(path, "text")
-        folder = PartFolder(tmp_path / "out", {})
+        folder = PartFolder(tmp_path / "out", {"model": identify_model(model)})
         schema = Reading().schema(found, ("bad", "good"), named=True)
         (tmp_path / "out").mkdir()
         work = PartClassifier(folder, schema, ["text", "n"], str(model), {})
@@ -129,11 +129,14 @@ class TestPartClassifier:
         pq.write_table(pa.table({"text": ["a", None]}), tmp_path / "a.parquet")
         found, (part,), _ = cut(tmp_path / "a.parquet", "text")
         schema = Reading().schema(found, ("bad", "good"), named=True)
-        folder = PartFolder(tmp_path, {})
+        folder = PartFolder(tmp_path, {"model": identify_model(model)})
         error = PartClassifier(folder, schema, ["text"], str(model), {})(asdict(part))["error"]
         assert error.startswith(f"{tmp_path / 'a.parquet'}:2: `text` is null")
         gone = PartClassifier(folder, schema, ["text"], str(tmp_path / "gone"), {})(asdict(part))
         assert gone == {"rows": 0, "error": f"{tmp_path / 'gone'}: no such model directory."}
+        other = str(save_model(tmp_path / "other", ("good", "bad")))
+        changed = PartClassifier(folder, schema, ["text"], other, {})(asdict(part))["error"]
+        assert changed.startswith(f"{other}: the model has changed since the command began")
 
     def test_rows_that_kill_workers_do_not_do_so_for_ever(
         self, model: Path, tmp_path: Path

@@ -9,9 +9,11 @@ import sys
 from collections import Counter
 from importlib.metadata import version
 
-from han.bundle import DISTRIBUTION, Bundle
+from han.bundle import DISTRIBUTION, Bundle, find_model
+from han.cli import COLUMNS
 from han.cli.explaining import named_methods
 from han.cli.reading import report_skipped, with_progress
+from han.documents.rows import check_header
 from han.parts import PartFolder, cut
 from han.scale import Reading, classify_parts, identify_model, require_ray
 
@@ -45,13 +47,20 @@ def _classify(command: argparse.Namespace) -> None:
     used = (reading.text_column, reading.id_column, reading.label_column)
     kept = None if reading.keep_columns is None else [*used, *reading.keep_columns]
     found, parts, identity = cut(command.input, reading.text_column, kept)
-    labels = Bundle.load(command.model).labels
+    named = {
+        column: name
+        for name, default in COLUMNS.items()
+        if (column := getattr(command, name, default)) != default
+    }
+    check_header(found.names, command.input, named)
+    model = find_model(command.model)
+    labels = Bundle.load(model).labels
     schema = reading.schema(found, labels, where=command.input, named=True)
     if not parts:
         raise ValueError(f"{command.input}: no documents in it.")
     manifest = {
         "version": version(DISTRIBUTION),
-        "model": identify_model(command.model),
+        "model": identify_model(model),
         "options": reading.to_dict(),
         "input": identity,
     }
@@ -66,7 +75,7 @@ def _classify(command: argparse.Namespace) -> None:
                 todo,
                 schema,
                 [name for name in found.names if name in {*used, *reading.kept(found.names)}],
-                os.path.abspath(command.model),
+                os.path.abspath(model),
                 {
                     **reading.to_dict(),
                     "on_bad_row": command.on_bad_row,
