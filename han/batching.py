@@ -351,6 +351,9 @@ class SequentialBatchSampler(Sampler[list[int]]):
         batch_size: Documents in each batch.
         rank: Number of this process, from 0.
         num_replicas: Number of processes that share the documents.
+
+    Attributes:
+        first: The first document of this process's share.
     """
 
     def __init__(
@@ -358,16 +361,16 @@ class SequentialBatchSampler(Sampler[list[int]]):
     ) -> None:
         _validate_sampler(batch_size, rank, num_replicas)
         self._batch_size = batch_size
-        self._first = num_documents * rank // num_replicas
+        self.first = num_documents * rank // num_replicas
         self._last = num_documents * (rank + 1) // num_replicas
 
     def __len__(self) -> int:
         """Return the number of batches of this process."""
-        return -(-(self._last - self._first) // self._batch_size)
+        return -(-(self._last - self.first) // self._batch_size)
 
     def __iter__(self) -> Iterator[list[int]]:
         """Yield the batches of this process."""
-        for first in range(self._first, self._last, self._batch_size):
+        for first in range(self.first, self._last, self._batch_size):
             yield list(range(first, min(first + self._batch_size, self._last)))
 
 

@@ -37,8 +37,10 @@ ORDER = (
     "faithfulness",
     "report",
     "records",
+    "parts",
     "bundle",
     "predictor",
+    "scale",
     "metrics",
     "calibration",
     "baseline",
@@ -70,6 +72,7 @@ WITH_TORCH = {
     "bundle",
     "predictor",
     "calibration",
+    "scale",
     "optimization",
 }
 TORCH_FREE = set(ORDER) - WITH_TORCH - LIGHTNING - {"embeddings", "__main__"}
@@ -149,6 +152,9 @@ class TestLibraries:
 
     def test_only_tuning_imports_optuna(self) -> None:
         assert users_of("optuna") == {"tuning"}
+
+    def test_only_scale_imports_ray(self) -> None:
+        assert users_of("ray") == {"scale"}
 
     def test_only_training_imports_lightning(self) -> None:
         assert users_of("pytorch_lightning", "lightning", "lightning_fabric") <= LIGHTNING

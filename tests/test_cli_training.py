@@ -1041,6 +1041,7 @@ class TestTwoProcesses:
             for run in ("one", "two")
         )
         assert [record["id"] for record in two] == [f"d{i}" for i in range(41)]
+        assert files(shared / "two") == {"predictions.jsonl"}
         for first, second in zip(one, two, strict=True):
             assert second["probability"] == pytest.approx(first["probability"], abs=1e-6)
             assert second["label"] == first["label"]

@@ -253,6 +253,72 @@ def _parser() -> argparse.ArgumentParser:
     )
     explain.set_defaults(run=_later("explaining", "explain"))
 
+    ray = commands.add_parser(
+        "ray",
+        allow_abbrev=False,
+        help="classify more documents than one machine holds, on workers of Ray",
+        description="Classify Parquet files on several workers (needs the extra `ray`): those of "
+        "the cluster at RAY_ADDRESS, or else of this machine. Where it was killed, the same "
+        "command goes on.",
+    )
+    ray.add_argument("model", metavar="MODEL", help=f"{MODEL_HELP}; every worker reads it")
+    ray.add_argument(
+        "input", metavar="INPUT", help="a .parquet file or a folder of them; every worker reads it"
+    )
+    ray.add_argument(
+        "--output",
+        required=True,
+        metavar="FOLDER",
+        help="where the Parquet files of predictions go; every worker writes there",
+    )
+    ray.add_argument(
+        "--explain",
+        nargs="?",
+        const="attention",
+        metavar="METHODS",
+        help="write what the model looked at, too, in a column of JSON: by attention, "
+        "attention_gradient, gradient or occlusion, several with commas between them, or "
+        f"{ALL_METHODS} (by itself: attention)",
+    )
+    ray.add_argument(
+        "--workers",
+        type=int,
+        metavar="N",
+        help="how many (default: one for each GPU with `--num_gpus`, else for each processor)",
+    )
+    ray.add_argument(
+        "--num_cpus",
+        type=int,
+        default=1,
+        metavar="N",
+        help="processors, and so threads, of each worker (%(default)s)",
+    )
+    ray.add_argument(
+        "--num_gpus",
+        type=float,
+        default=0,
+        metavar="N",
+        help="GPUs of each worker (%(default)s)",
+    )
+    ray.add_argument(
+        "--keep_columns",
+        metavar="A,B",
+        help="further columns to write beside the id (default: all but the text)",
+    )
+    ray.add_argument("--text_column", default="text", help="column of the text (%(default)s)")
+    ray.add_argument(
+        "--label_column",
+        default=COLUMNS["label_column"],
+        help="column of the true class, if any, written as `true` (%(default)s)",
+    )
+    ray.add_argument(
+        "--id_column",
+        default=COLUMNS["id_column"],
+        help="column that names a document, if any (%(default)s)",
+    )
+    _add_on_bad_row(ray)
+    ray.set_defaults(run=_later("scaling", "ray"))
+
     faithfulness = commands.add_parser(
         "faithfulness",
         allow_abbrev=False,
@@ -529,6 +595,10 @@ def _add_reading(parser: argparse.ArgumentParser, label: str | None = None) -> N
         help="column of the split, if any (%(default)s)",
     )
     parser.add_argument("--encoding", default="utf-8", help="of text files (%(default)s)")
+    _add_on_bad_row(parser)
+
+
+def _add_on_bad_row(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--on_bad_row",
         choices=("error", "skip"),

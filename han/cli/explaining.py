@@ -46,7 +46,7 @@ def explain(command: argparse.Namespace) -> None:
         check_report_path(command.output)
         check_target(command.output, command.input)
     suffix = Path(command.output or "").suffix.lower()
-    methods = _methods(command.method) or (PAGE_METHODS if suffix == ".html" else METHODS[:1])
+    methods = named_methods(command.method) or (PAGE_METHODS if suffix == ".html" else METHODS[:1])
     _check_sample(command.faithfulness, suffix)
     if command.limit is not None and command.limit < 1:
         raise ValueError(f"`--limit` must be at least 1, got {command.limit}.")
@@ -122,7 +122,7 @@ def faithfulness(command: argparse.Namespace) -> None:
         if Path(command.output).suffix.lower() != ".json":
             raise ValueError(f"{command.output}: the figures are written as .json; name it so.")
         check_target(command.output, command.input)
-    methods = _methods(command.method) or METHODS
+    methods = named_methods(command.method) or METHODS
     column = command.rationale_column
     source = Input(command, (column,) if column else (), "rationale_column")
     predictor = load(command.model)
@@ -267,7 +267,7 @@ def _check_sample(asked: int | None, suffix: str) -> None:
         )
 
 
-def _methods(names: str | None) -> tuple[str, ...]:
+def named_methods(names: str | None) -> tuple[str, ...]:
     """Return the methods that the command line names, in its order."""
     from han.predictor import check_methods
 

@@ -37,6 +37,7 @@ from han.baseline import compare, train_baseline
 from han.bundle import Bundle
 from han.cli import TERMINATED
 from han.cli.baseline import figures_table, report_notes
+from han.cli.predicting import RecordWriter
 from han.cli.reading import report_skipped
 from han.cli.recording import (
     AtomicCheckpointIO,
@@ -65,8 +66,6 @@ from han.cli.runs import (
 )
 from han.datamodule import HANDataModule, Learned, read_checkpoint
 from han.module import HANModule
-from han.predictor import Prediction
-from han.records import write_records
 from han.training import (
     DIVERGED,
     MONITOR,
@@ -489,10 +488,12 @@ class HANCLI(LightningCLI):
     def predict(self, **kwargs: Any) -> None:  # noqa: ANN401  # what Lightning's has
         """Classify the documents of `--data.predict` and write prediction records."""
         load_weights(self.model, self._config.ckpt_path)
-        rows = self._probabilities(**kwargs)
+        path, documents = self.run_dir / PREDICTIONS, self.datamodule.corpus.splits["predict"]
+        self.trainer.callbacks.append(  # type: ignore[attr-defined]
+            RecordWriter(path, documents, self.datamodule.labels)
+        )
+        self.trainer.predict(**kwargs, return_predictions=False)
         if self.trainer.is_global_zero:
-            path = self.run_dir / PREDICTIONS
-            write_records(path, self._records(rows), self.datamodule.labels)
             sys.stdout.write(f"predictions: {path}\n")
 
     def _probabilities(self, **kwargs: Any) -> list[list[float]]:  # noqa: ANN401  # Lightning's
@@ -532,19 +533,6 @@ class HANCLI(LightningCLI):
         table = figures_table(figures)
         sys.stdout.write(f"baseline: {path}\n\n{table}\n{comparison.verdict()}\n")
         report_notes(baseline)
-
-    def _records(self, rows: Sequence[Sequence[float]]) -> Iterator[dict[str, object]]:
-        """Yield the prediction record of each document."""
-        documents, labels = self.datamodule.corpus.splits["predict"], self.datamodule.labels
-        for index, row in enumerate(rows):
-            yield Prediction.from_probabilities(
-                documents.ids[index],
-                labels,
-                row,
-                truncated=bool(documents.truncated[index]),
-                empty=bool(documents.words_per_document[index] == 0),
-                columns=documents.columns(index),
-            ).to_record()
 
     @property
     def _config(self) -> Namespace:

@@ -112,7 +112,7 @@ def parquet_rows(path: Path, required: Mapping[str, str], wanted: set[str]) -> I
                 for batch in file.iter_batches(batch_size=_ROWS_AT_ONCE, columns=columns):
                     for index in range(batch.num_rows):
                         number += 1
-                        yield f"{path}:{number}", _arrow_row(batch, index)
+                        yield f"{path}:{number}", arrow_row(batch, index)
         except (OSError, UnicodeDecodeError, pa.ArrowException) as error:
             after = f" after row {number}" if number else ""
             problem = re.sub("[^ -~]+", " ", str(error)).strip()  # it may quote bytes of the file
@@ -121,7 +121,8 @@ def parquet_rows(path: Path, required: Mapping[str, str], wanted: set[str]) -> I
             ) from error
 
 
-def _arrow_row(batch: pa.RecordBatch, index: int) -> Row:
+def arrow_row(batch: pa.RecordBatch, index: int) -> Row:
+    """Return a row of a batch as Python's values, or what is wrong with it."""
     try:
         return {
             name: column[index].as_py()
