@@ -78,7 +78,7 @@ class HANClassifier(ClassifierMixin, BaseEstimator):  # type: ignore[misc]  # th
             else; 0 keeps them as they are.
         momentum: Momentum of `"sgd"`.
         weight_decay: Decay of weight matrices.
-        schedule: `"one_cycle"` or `"constant"`.
+        schedule: `"one_cycle"`, `"cosine"`, `"plateau"` or `"constant"`.
         language: Language of the texts (ISO 639), for finding sentences.
         lowercase: Whether upper and lower case are the same word.
         hierarchical: Whether words are read into sentences and these into the document; otherwise
@@ -145,7 +145,7 @@ class HANClassifier(ClassifierMixin, BaseEstimator):  # type: ignore[misc]  # th
         embedding_learning_rate: float | None = None,
         momentum: float = 0.9,
         weight_decay: float = 0.01,
-        schedule: Literal["one_cycle", "constant"] = "one_cycle",
+        schedule: Literal["one_cycle", "cosine", "plateau", "constant"] = "one_cycle",
         language: str = "en",
         lowercase: bool = True,
         hierarchical: bool = True,
@@ -464,15 +464,15 @@ def _train(
                 default_root_dir=folder,
             )
 
-        refitted = False
         try:
+            refitted = refits(options["refit"], data, module)
             selecting = (checkpoint, stopping) if validates else ()
             trainer = make_trainer(*selecting, epochs=options["max_epochs"])
             trainer.fit(module, data)
             if validates:
                 best = checkpoint.best_model_path
                 load_weights(module, best)
-                if refitted := refits(options["refit"], data):
+                if refitted:
                     again = make_trainer(epochs=epochs_to_refit(trainer, module, best))
                     module = refit(again, module, data, options["seed"])
         except MisconfigurationException as error:

@@ -89,7 +89,8 @@ class AttentiveEncoder(nn.Module):
         input_size: Width E of each input.
         hidden_size: Width H of each GRU direction; a transformer is 2H wide.
         attention_size: Width A of the context vectors.
-        dropout: Probability of setting an element of a hidden state to zero in training.
+        dropout: Probability of setting an element of the hidden states to zero in training, the
+            same ones in all steps of a sequence (variational dropout: Gal & Ghahramani 2016).
         weighting: How attention weighs the states.
         encoder: What reads the sequences.
         blocks: The blocks of a transformer.
@@ -138,7 +139,10 @@ class AttentiveEncoder(nn.Module):
 
     def pool(self, hidden: Tensor, lengths: Tensor) -> tuple[Tensor, Tensor]:
         """Pool the hidden states (N, D) of the reader; returns what `forward` does."""
-        pooled, weights = self.attention(self.dropout(hidden), lengths)
+        if self.training and self.dropout.p > 0:
+            kept = self.dropout(hidden.new_ones(len(lengths), hidden.shape[1]))
+            hidden = hidden * kept.repeat_interleave(lengths, 0)
+        pooled, weights = self.attention(hidden, lengths)
         return pooled, weights
 
 
@@ -157,7 +161,7 @@ class HierarchicalAttentionNetwork(nn.Module):
         word_dropout: Probability that a word of the vocabulary is read as unknown throughout a
             training batch, which teaches the network to do without it.
         embedding_dropout: Dropout of word vectors, the same wherever a word occurs in a batch.
-        encoder_dropout: Dropout of the hidden states of both GRUs.
+        encoder_dropout: Dropout of the hidden states, at both levels, see `AttentiveEncoder`.
         classifier_dropout: Dropout of the document vector.
         word_attention: How attention weighs the words of a sentence.
         sentence_attention: How attention weighs the sentences of a document.

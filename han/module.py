@@ -14,7 +14,7 @@ from pytorch_lightning.trainer.states import TrainerFn
 from torch import Tensor, nn
 from torch.nn import functional
 from torch.optim import SGD, Optimizer
-from torch.optim.lr_scheduler import LambdaLR
+from torch.optim.lr_scheduler import LambdaLR, ReduceLROnPlateau
 from torchmetrics import CatMetric, MeanMetric, MetricCollection, SumMetric
 from torchmetrics.classification import MulticlassAccuracy, MulticlassF1Score
 
@@ -32,6 +32,8 @@ TRANSFORMER_SHARE = 1 / 7  # of the learning rate, for a transformer's weights
 # on the validation abstracts: the draws of a document's sentences add up.
 BASELINE_DECAY, REWARD_SHARE, ENTROPY_SHARE = 0.9, 0.1, 0.01
 WARM_UP, FIRST_SHARE, LAST_SHARE = 0.2, 1 / 25, 1 / 250_000  # of the steps, of the peak rate twice
+LINEAR_WARM_UP = 0.1  # of the steps
+Schedule = Literal["one_cycle", "cosine", "plateau", "constant"]
 
 
 class HANModule(pl.LightningModule):
@@ -57,7 +59,8 @@ class HANModule(pl.LightningModule):
         word_dropout: Probability that a word of the vocabulary is read as unknown throughout a
             training batch, which teaches the network to do without it.
         embedding_dropout: Dropout of word vectors, the same wherever a word occurs in a batch.
-        encoder_dropout: Dropout of the hidden states that attention pools, at both levels. It makes
+        encoder_dropout: Dropout of the hidden states that attention pools, at both levels; the same
+            elements in all words of a sentence, and in all sentences of a document. It makes
             attention more even.
         classifier_dropout: Dropout of the document vector.
         word_attention: How attention weighs the words of a sentence.
@@ -76,7 +79,9 @@ class HANModule(pl.LightningModule):
         momentum: Momentum of `sgd`.
         weight_decay: Decay of weight matrices; word vectors, biases and context vectors have none.
         schedule: `one_cycle` (Smith & Topin 2018: warm up, then anneal to nothing by the last
-            epoch) or `constant`.
+            epoch), `cosine` (the same with a shorter, linear warm-up: Loshchilov & Hutter 2017),
+            `plateau` (halve the rates where the validation loss has not improved for two epochs;
+            without `refit`) or `constant`.
 
     Attributes:
         calibration: The temperature, and the figures of the documents that it was fitted on, see
@@ -112,7 +117,7 @@ class HANModule(pl.LightningModule):
         embedding_learning_rate: float | None = None,
         momentum: float = 0.9,
         weight_decay: float = 0.01,
-        schedule: Literal["one_cycle", "constant"] = "one_cycle",
+        schedule: Schedule = "one_cycle",
     ) -> None:
         super().__init__()
         shares = {"sentence_dropout": sentence_dropout, "label_smoothing": label_smoothing}
@@ -168,6 +173,8 @@ class HANModule(pl.LightningModule):
         self.test_classes = np.zeros(0, np.int64)
         self.calibration: dict[str, Any] | None = None
         self._test_started = 0.0
+        self._plateau: ReduceLROnPlateau | None = None
+        self._plateau_state: dict[str, Any] | None = None
 
     @property
     def options(self) -> dict[str, Any]:
@@ -292,7 +299,10 @@ class HANModule(pl.LightningModule):
         """Fit the temperature, in training; a network that diverged is refused, and not kept."""
         if self.trainer.state.fn != TrainerFn.FITTING:
             return  # then it is that of a checkpoint
-        self._refuse_divergence(self.val_loss.compute(), "the validation documents", None)
+        loss = self.val_loss.compute()
+        self._refuse_divergence(loss, "the validation documents", None)
+        if self._plateau is not None:  # not by Lightning, which forgets the step as it resumes
+            self._plateau.step(float(loss))
         logits, targets = self.val_logits.compute().cpu().double(), _integers(self.val_targets)
         temperature = fit_temperature(logits.numpy(), targets)
         figures = self._calibration_figures(logits, targets, temperature)
@@ -304,12 +314,15 @@ class HANModule(pl.LightningModule):
         self.network.temperature = 1.0 if calibration is None else calibration["temperature"]
 
     def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
-        """Keep the temperature beside the weights."""
+        """Keep the temperature beside the weights, and where `plateau` stands."""
         checkpoint["calibration"] = self.calibration
+        if self._plateau is not None:
+            checkpoint["plateau"] = self._plateau.state_dict()
 
     def on_load_checkpoint(self, checkpoint: dict[str, Any]) -> None:
-        """Take the temperature; earlier checkpoints have none."""
+        """Take both; earlier checkpoints have no temperature."""
         self.calibrate(checkpoint.get("calibration"))
+        self._plateau_state = checkpoint.get("plateau")
 
     def on_test_epoch_start(self) -> None:
         """Start the clock and forget the last test."""
@@ -368,16 +381,21 @@ class HANModule(pl.LightningModule):
 
     def configure_optimizers(self) -> Any:  # noqa: ANN401  # a dictionary that Lightning reads
         """Build the optimiser, and the schedule that changes its rates after every batch."""
-        optimizer = self._optimizer()
-        if self.hparams["schedule"] == "constant":
+        optimizer, schedule = self._optimizer(), self.hparams["schedule"]
+        if schedule == "plateau":
+            self._plateau = ReduceLROnPlateau(optimizer, factor=0.5, patience=1)
+            if self._plateau_state is not None:
+                self._plateau.load_state_dict(self._plateau_state)
+        if schedule in ("constant", "plateau"):
             return {"optimizer": optimizer}
         steps = self.trainer.estimated_stepping_batches
         if steps == float("inf"):
             raise ValueError(
-                "`schedule: one_cycle` must know how long training takes; set "
+                f"`schedule: {schedule}` must know how long training takes; set "
                 "`--trainer.max_epochs`, or `--model.schedule constant`."
             )
-        scheduler = LambdaLR(optimizer, lambda step: _one_cycle(step, max(1, int(steps))))
+        shape = _one_cycle if schedule == "one_cycle" else _cosine
+        scheduler = LambdaLR(optimizer, lambda step: shape(step, max(1, int(steps))))
         return {
             "optimizer": optimizer,
             "lr_scheduler": {"scheduler": scheduler, "interval": "step"},
@@ -472,6 +490,14 @@ def _one_cycle(step: int, steps: int) -> float:
     else:
         start, end, done = 1.0, LAST_SHARE, min(1.0, (step - peak) / (last - peak))
     return end + (start - end) / 2 * (1 + math.cos(math.pi * done))
+
+
+def _cosine(step: int, steps: int) -> float:
+    """Return the same of a linear warm-up to the peak and half a cosine from there to 0."""
+    peak, last = LINEAR_WARM_UP * steps, steps - 1
+    if step < peak:
+        return min(1.0, (step + 1) / peak)
+    return (1 + math.cos(math.pi * min(1.0, (step - peak) / max(1.0, last - peak)))) / 2
 
 
 def _targets(batch: Batch) -> Tensor:

@@ -108,9 +108,20 @@ class Epochs(pl.Callback):
             trainer.fit_loop.max_epochs = max(epochs, trainer.min_epochs or 0)
 
 
-def refits(asked: bool | None, data: HANDataModule) -> bool:
-    """Return whether to train anew on all documents: as asked, else as many documents there are."""
+def refits(asked: bool | None, data: HANDataModule, module: HANModule) -> bool:
+    """Return whether to train anew on all documents: as asked, else as many documents there are.
+
+    Raises:
+        ValueError: It is asked for with a schedule that goes by validation documents.
+    """
     if "validation" not in data.corpus.splits:
+        return False
+    if module.hparams["schedule"] == "plateau":
+        if asked:
+            raise ValueError(
+                "`refit` trains on the validation documents too, by which `schedule` plateau goes; "
+                "leave it out, or choose another schedule."
+            )
         return False
     return data.recipe.refit if asked is None else asked
 
@@ -118,15 +129,15 @@ def refits(asked: bool | None, data: HANDataModule) -> bool:
 def epochs_to_refit(trainer: pl.Trainer, module: HANModule, best: str) -> int:
     """Return for how many epochs to train anew.
 
-    Under `one_cycle`, which ends with small steps, as many as the first training took, so that the
-    last of them are such; otherwise as many as were best.
+    Where the schedule ends with small steps, as many as the first training took, so that the last
+    of them are such; otherwise as many as were best.
 
     Args:
         trainer: The first training's.
         module: What it trained.
         best: Its best checkpoint.
     """
-    if module.hparams["schedule"] == "one_cycle":
+    if module.hparams["schedule"] != "constant":
         return trainer.current_epoch
     content = torch.load(best, weights_only=True, map_location="cpu", mmap=True)
     return int(content["epoch"]) + 1

@@ -109,6 +109,19 @@ def split_by_document(output: HANOutput, documents: list[Document]) -> list[tupl
     )
 
 
+class TestAttentiveEncoder:
+    def test_dropout_leaves_out_the_same_of_all_steps_of_a_sequence(self) -> None:
+        torch.manual_seed(0)
+        encoder = AttentiveEncoder(7, 20, 3, dropout=0.5).train()
+        pooled, _ = encoder.pool(torch.ones(12, 40), torch.tensor([5, 1, 6]))
+        left_out = pooled == 0
+        assert torch.allclose(pooled, torch.where(left_out, 0.0, 2.0))
+        assert 0.3 < left_out.float().mean() < 0.7
+        assert not torch.equal(left_out[0], left_out[2])
+        pooled, _ = encoder.eval().pool(torch.ones(12, 40), torch.tensor([5, 1, 6]))
+        assert torch.allclose(pooled, torch.ones(3, 40))
+
+
 class TestHierarchicalAttentionNetwork:
     def test_document_alone_reads_as_in_any_batch_in_any_order(self) -> None:
         network, documents = make_network(), make_documents()

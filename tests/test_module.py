@@ -477,6 +477,26 @@ class TestFit:
         with pytest.raises(ValueError, match=r"--trainer\.max_epochs"):
             make_trainer(epochs=-1).fit(make_module(), loader())
 
+    def test_cosine_warms_up_and_falls_to_nothing(self) -> None:
+        rates = Rates()
+        module = make_module(learning_rate=0.3, schedule="cosine")
+        make_trainer(rates, epochs=10).fit(module, loader())  # of three steps
+        found = [seen[0] for seen in rates.seen]
+        assert found[:4] == pytest.approx([0.1, 0.2, 0.3, 0.3])
+        assert found[3:] == pytest.approx(
+            [0.15 * (1 + math.cos(math.pi * step / 26)) for step in range(27)]
+        )
+
+    def test_plateau_halves_the_rates_after_two_epochs_without_a_better_loss(self) -> None:
+        rates = Rates()
+        module = make_module(learning_rate=0.1, embedding_learning_rate=0.7, schedule="plateau")
+        losses = torch.tensor([3.0, 2.0, 2.0, 2.5, 1.0, 1.5, 1.5, 1.5])
+        module.val_loss.compute = lambda: losses[module.current_epoch]  # type: ignore[method-assign]
+        make_trainer(rates, epochs=8, num_sanity_val_steps=0).fit(module, loader(), loader())
+        first = [seen[0] for seen in rates.seen[::3]]
+        assert first == pytest.approx([0.1, 0.1, 0.1, 0.1, 0.05, 0.05, 0.05, 0.025])
+        assert rates.seen[-1][-1] == pytest.approx(0.7 / 4)
+
     def test_constant_needs_no_end(self) -> None:
         module = make_module(schedule="constant")
         make_trainer(epochs=-1, max_steps=4).fit(module, loader())

@@ -93,6 +93,15 @@ class Recorder(Logger):
 
 
 class TestRefit:
+    def test_plateau_goes_without(self, capsys: pytest.CaptureFixture[str]) -> None:
+        assert fit("--model.schedule=plateau", "--refit=true") == 1
+        err = capsys.readouterr().err
+        assert "by which `--model.schedule` plateau goes" in err
+        assert "Epoch" not in err
+        assert not (RUN / "checkpoints").exists()
+        assert fit("--model.schedule=plateau", "--refit=null", "--run_dir=runs/plateau") == 0
+        assert record(Path("runs/plateau"))["refit_epochs"] is None
+
     def test_the_model_learned_from_all(self) -> None:
         assert fit("--refit=true") == 0
         assert record()["refit_epochs"] == record()["epochs"] == 4

@@ -333,7 +333,7 @@ class HANCLI(LightningCLI):
             if self.trainer.strategy.root_device.type == "cpu":
                 threads = torch.get_num_threads()
                 sys.stderr.write(f"{threads} thread{'s'[: threads - 1]}, {native.description()}\n")
-        if self._trained is not None and self._refits():
+        if self._refits() and self._trained is not None:
             self.datamodule.check_vectors()
 
     def _describe_recipe(self, trainer: pl.Trainer, module: pl.LightningModule) -> None:
@@ -396,7 +396,7 @@ class HANCLI(LightningCLI):
         asked = self._config.refit
         if asked is None and self._config.trainer.max_time is not None:
             return False  # it would take as long again
-        return refits(asked, self.datamodule)
+        return refits(asked, self.datamodule, self.model)
 
     def _save_model(self, figures: dict[str, Any] | None = None) -> None:
         """Write the model directory.
