@@ -46,6 +46,7 @@ ORDER = (
     "optimization",
     "module",
     "training",
+    "tracking",
     "estimator",
     "server",
     "cli",
@@ -56,7 +57,7 @@ ORDER = (
 # It is made inside those methods, so that the modules still import in order.
 ALLOWED_BACK = {("explanation", "report")}
 
-LIGHTNING = {"datamodule", "module", "training", "estimator", "cli"}
+LIGHTNING = {"datamodule", "module", "training", "tracking", "estimator", "cli"}
 WITH_TORCH = {
     "batching",
     "kernel",

@@ -23,6 +23,7 @@ from lightning_fabric.utilities.exceptions import MisconfigurationException
 from pytorch_lightning.callbacks import (
     EarlyStopping,
     LambdaCallback,
+    LearningRateMonitor,
     ModelCheckpoint,
     RichProgressBar,
 )
@@ -61,6 +62,7 @@ from han.datamodule import HANDataModule, Learned, read_checkpoint
 from han.module import HANModule
 from han.predictor import Prediction
 from han.records import write_records
+from han.tracking import RUN_DIR, Measurements, close, log_configuration, log_model
 from han.training import (
     DIVERGED,
     MONITOR,
@@ -80,7 +82,6 @@ from han.training import (
 MODEL, TEST_METRICS, PREDICTIONS = "model", "test_metrics.json", "predictions.jsonl"
 BASELINE = "baseline.json"
 SPLITS = {"fit": "train", "validate": "validation", "test": "test", "predict": "predict"}
-_RUN_DIR = "HAN_RUN_DIR"  # tells the processes that Lightning launches which run they belong to
 
 
 def run(args: Sequence[str]) -> HANCLI:
@@ -97,7 +98,7 @@ def run(args: Sequence[str]) -> HANCLI:
         ValueError: An option or the documents are unfit.
         OSError: A file cannot be read or written.
     """
-    launched = _RUN_DIR in os.environ
+    launched = RUN_DIR in os.environ
     try:
         with quiet():
             return HANCLI(args)
@@ -107,7 +108,7 @@ def run(args: Sequence[str]) -> HANCLI:
         raise ValueError(_naming_options(str(error))) from error
     finally:
         if not launched:
-            os.environ.pop(_RUN_DIR, None)
+            os.environ.pop(RUN_DIR, None)
 
 
 class HANCLI(LightningCLI):
@@ -140,6 +141,8 @@ class HANCLI(LightningCLI):
                 parser_kwargs={"prog": "han", "exit_on_error": False},
             )
         finally:
+            if isinstance(trainer := getattr(self, "trainer", None), pl.Trainer):
+                close(trainer, failed=sys.exc_info()[0] is not None)
             if self._made is not None and not any(self._made.iterdir()):
                 os.removedirs(self._made)
 
@@ -247,8 +250,8 @@ class HANCLI(LightningCLI):
         resumed = None
         if self.subcommand == "fit" and config.ckpt_path is not None:
             resumed = run_of(Path(config.ckpt_path))
-        if _RUN_DIR in os.environ:
-            self.run_dir = Path(os.environ[_RUN_DIR])
+        if RUN_DIR in os.environ:
+            self.run_dir = Path(os.environ[RUN_DIR])
             return
         if config.run_dir is not None:
             self.run_dir = Path(config.run_dir)
@@ -259,7 +262,7 @@ class HANCLI(LightningCLI):
             self.run_dir = resumed
         else:
             self.run_dir = self._made = new_run(config.name)
-        os.environ[_RUN_DIR] = str(self.run_dir)
+        os.environ[RUN_DIR] = str(self.run_dir)
         if self.subcommand == "fit" and (resumed is None or not self.run_dir.samefile(resumed)):
             _refuse_used(self.run_dir)
 
@@ -272,7 +275,9 @@ class HANCLI(LightningCLI):
         loggers = _listed(given.logger)
         if self.subcommand == "fit" and not given.fast_dev_run:
             callbacks += self._training_callbacks()
+            callbacks += _measurements(given)
             callbacks.append(LambdaCallback(on_train_start=self._describe_recipe))
+            callbacks.append(LambdaCallback(on_train_start=self._log_configuration))
             steps = self._trained.steps if self._trained else 0
             loggers = [metrics_file(self.run_dir, steps), *loggers]
         self.trainer_defaults["callbacks"] = callbacks
@@ -301,6 +306,14 @@ class HANCLI(LightningCLI):
                 f"{networks}{epochs}batches of {self.datamodule.batch_size}, "
                 f"learning rate {options['learning_rate']:.2g}\n"
             )
+
+    def _log_configuration(self, trainer: pl.Trainer, module: pl.LightningModule) -> None:
+        """Tell loggers what the run is, with what follows from the documents."""
+        content = json.loads(self._as_text("json"))
+        content["model"] |= self.model.options
+        content["data"]["batch_size"] = self.datamodule.batch_size
+        content["trainer"]["max_epochs"] = trainer.max_epochs
+        log_configuration(trainer, content)
 
     def fit(self, **kwargs: Any) -> None:  # noqa: ANN401  # what Lightning's has
         """Train; when interrupted, say how to go on."""
@@ -337,6 +350,7 @@ class HANCLI(LightningCLI):
             self.trainer.test(self.model, self.datamodule, verbose=False)
             figures = self._write_figures()
         self._save_model(figures)
+        log_model(self.trainer, self.run_dir / MODEL)
         if self.trainer.is_global_zero:
             sys.stdout.write(f"model: {self.run_dir / MODEL}\n")
             self._write_record()
@@ -390,6 +404,7 @@ class HANCLI(LightningCLI):
             "callbacks": [
                 *without_selection(_listed(given.callbacks)),
                 *_progress(given),
+                *_measurements(given),
                 self._clock,
             ],
             "logger": RefitLogger(self.trainer.loggers, self.trainer.global_step),
@@ -495,13 +510,13 @@ class HANCLI(LightningCLI):
     def _config(self) -> Namespace:
         return cast(Namespace, self.config[self.config.subcommand])
 
-    def _as_yaml(self) -> str:
+    def _as_text(self, format: str) -> str:
         """Return what this run is, without where it goes and where it goes on from."""
         config = self._config.clone()
         if config.ckpt_path is not None:
             config.data.vocabulary_from = None
         config.run_dir = config.ckpt_path = None
-        return str(self._parser(self.subcommand).dump(config, skip_unset=False))
+        return str(self._parser(self.subcommand).dump(config, format, skip_unset=False))
 
     def _refuse_other_network(self, command: str, trained: Learned) -> None:
         """Refuse options of the network that the checkpoint's own would silently replace."""
@@ -523,7 +538,7 @@ class HANCLI(LightningCLI):
             int(self._config.patience),
             resumable=True,
         )
-        config = ConfigFile(self.run_dir, self._as_yaml())
+        config = ConfigFile(self.run_dir, self._as_text("yaml"))
         return [self._checkpoint, self._stopping, config, self._clock]
 
     def _write_record(self) -> None:
@@ -611,6 +626,12 @@ def _progress(given: Namespace) -> list[pl.Callback]:
     if given.enable_progress_bar is False:
         return []
     return [RichProgressBar(console_kwargs={"stderr": True})]
+
+
+def _measurements(given: Namespace) -> list[pl.Callback]:
+    """Log speed, gradients and learning rates, the latter unless the user's callbacks do."""
+    own = any(isinstance(one, LearningRateMonitor) for one in _listed(given.callbacks))
+    return [Measurements(), *([] if own else [LearningRateMonitor("step")])]
 
 
 def _listed(value: Any) -> list[Any]:  # noqa: ANN401  # how the trainer takes loggers and plugins
