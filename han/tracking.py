@@ -282,6 +282,7 @@ class WandbLogger(loggers.WandbLogger):
             entity=entity,
             tags=tags,
         )
+        self._wandb_init.pop("anonymous")  # it only makes W&B warn
         self._folder = folder / "wandb"
         self._before: dict[str, str | None] | None = None  # the environment, while a run goes on
 
@@ -337,9 +338,9 @@ class WandbLogger(loggers.WandbLogger):
         """End the run, if it is one of ours; wait for what is not sent yet."""
         if self._before is None:
             return
-        assert self._experiment is not None
-        self._experiment.finish(exit_code=int(failed))
-        self._experiment = None
+        if self._experiment is not None:
+            self._experiment.finish(exit_code=int(failed))
+            self._experiment = None
         for name, value in self._before.items():
             if value is None:
                 os.environ.pop(name, None)
@@ -353,19 +354,20 @@ class WandbLogger(loggers.WandbLogger):
         if wandb.run is not None:
             self._experiment = wandb.run  # the caller's own, which goes on after us
             return
-        self._folder.mkdir(parents=True, exist_ok=True)
         wanted = {**_ENVIRONMENT, "WANDB_DATA_DIR": str(self._folder.absolute())}
         self._before = {name: os.environ.get(name) for name in wanted}
         for name, value in wanted.items():
             os.environ.setdefault(name, value)
         with isolate_rng():
             mode, reason = _mode()
+            if mode != "disabled":
+                self._folder.mkdir(parents=True, exist_ok=True)
             self._wandb_init |= {"mode": mode, **self._identity()}
             try:
                 run = super().experiment
-            except wandb.Error as error:
+            except Exception as error:  # whatever W&B's trouble is, training goes on
                 reason = _first_line(error)
-                self._wandb_init["mode"] = "offline"
+                self._wandb_init |= {"mode": "offline", "id": secrets.token_hex(4)}
                 run = super().experiment
         if run.offline:
             _say(f"offline{reason and f' ({reason})'}; `wandb sync {run.sync_dir}` sends this run")
@@ -408,6 +410,12 @@ def log_configuration(trainer: pl.Trainer, configuration: Mapping[str, Any]) -> 
     for logger in trainer.loggers:
         if not isinstance(logger, loggers.CSVLogger):
             logger.log_hyperparams(dict(configuration))
+
+
+def log_best(trainer: pl.Trainer, monitor: str, score: float) -> None:
+    """Log the figure of the best checkpoint as `best_<monitor>`, by which a sweep goes."""
+    for logger in _wandb_loggers(trainer):
+        logger.log_metrics({f"best_{monitor}": score}, _step(trainer))
 
 
 def log_model(trainer: pl.Trainer, directory: Path) -> None:

@@ -62,7 +62,7 @@ from han.datamodule import HANDataModule, Learned, read_checkpoint
 from han.module import HANModule
 from han.predictor import Prediction
 from han.records import write_records
-from han.tracking import RUN_DIR, Measurements, close, log_configuration, log_model
+from han.tracking import RUN_DIR, Measurements, close, log_best, log_configuration, log_model
 from han.training import (
     DIVERGED,
     MONITOR,
@@ -338,6 +338,7 @@ class HANCLI(LightningCLI):
             raise ValueError(f"{DIVERGED} ({self.run_dir / METRICS}).")
         if score is not None and self.trainer.is_global_zero:
             sys.stdout.write(f"best: {self._config.monitor} {float(score):.4f}\n")
+            log_best(self.trainer, self._config.monitor, float(score))
         load_weights(self.model, checkpoint.best_model_path)
         selected = self.model
         if self._refits():
