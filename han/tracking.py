@@ -86,8 +86,11 @@ class Measurements(pl.Callback):
         batch: Batch,
         batch_idx: int,
     ) -> None:
-        """Count the words, and log the gradients' norms."""
+        """Count the words, and log the gradients' norms at the steps that are logged."""
         self._words += len(batch.tokens)
+        every = cast(Any, trainer).log_every_n_steps
+        if every == 0 or trainer.global_step % every:
+            return  # Lightning would not write it, and takes a millisecond to find out
         for member, norm in enumerate(pl_module.gradient_norms, start=1):
             pl_module.log(f"gradient_norm/{member}", norm, batch_size=len(batch))
 
@@ -166,17 +169,23 @@ class WorstMistakes(pl.Callback):
 
     Args:
         documents: How many.
-
-    Raises:
-        ValueError: It is below 1.
     """
 
     def __init__(self, documents: int = 16) -> None:
-        if documents < 1:
-            raise ValueError(f"`documents` must be at least 1, got {documents}.")
         self._most = documents
         self._worst: list[Mistake] = []
         self._indices: Iterator[Sequence[int]] = iter(())
+
+    def setup(self, trainer: pl.Trainer, pl_module: pl.LightningModule, stage: str) -> None:
+        """Refuse a number that makes no table; the constructor's errors would drown in others.
+
+        Raises:
+            ValueError: It is below 1.
+        """
+        if self._most < 1:
+            raise ValueError(
+                f"`documents` of `WorstMistakes` must be at least 1, got {self._most}."
+            )
 
     def on_validation_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
         """Forget the last validation."""
@@ -210,7 +219,7 @@ class WorstMistakes(pl.Callback):
             torch.distributed.all_gather_object(shares, self._worst)
             self._worst = heapq.nlargest(self._most, [one for share in shares for one in share])
         trackers = _wandb_loggers(trainer)
-        if trainer.sanity_checking or not trackers or not trainer.is_global_zero:
+        if trainer.sanity_checking or not trackers:
             return
         if not all(math.isfinite(loss) for loss, *_ in self._worst):
             return  # training diverged, which is said elsewhere, and there are no weights to show
@@ -273,10 +282,11 @@ class WandbLogger(loggers.WandbLogger):
         tags: list[str] | None = None,
         directory: str | None = None,
     ) -> None:
-        folder = Path(directory or os.environ.get(RUN_DIR, "."))
+        # Absolute: W&B writes from a process of its own, which may have been started elsewhere.
+        folder = Path(directory or os.environ.get(RUN_DIR, ".")).absolute()
         own = f"{folder.parent.name}/{folder.name}" if folder.name.isdecimal() else folder.name
         super().__init__(
-            name=name or os.environ.get("WANDB_NAME") or own or None,
+            name=name or os.environ.get("WANDB_NAME") or own,
             save_dir=folder,
             project=project or os.environ.get("WANDB_PROJECT") or "han",
             entity=entity,
@@ -354,7 +364,7 @@ class WandbLogger(loggers.WandbLogger):
         if wandb.run is not None:
             self._experiment = wandb.run  # the caller's own, which goes on after us
             return
-        wanted = {**_ENVIRONMENT, "WANDB_DATA_DIR": str(self._folder.absolute())}
+        wanted = {**_ENVIRONMENT, "WANDB_DATA_DIR": str(self._folder)}
         self._before = {name: os.environ.get(name) for name in wanted}
         for name, value in wanted.items():
             os.environ.setdefault(name, value)
@@ -390,19 +400,20 @@ class TensorBoardLogger(loggers.TensorBoardLogger):
 
     Args:
         directory: Where that folder goes; by default the run directory.
-
-    Raises:
-        ImportError: TensorBoard is missing.
     """
 
     def __init__(self, directory: str | None = None) -> None:
-        if importlib.util.find_spec("tensorboard") is None:
-            raise ImportError(
-                "Logging to TensorBoard needs the `tensorboard` package: "
-                'pip install "han-classifier[tensorboard]".'
-            )
         folder = directory or os.environ.get(RUN_DIR, ".")
         super().__init__(folder, name="tensorboard", version="", default_hp_metric=False)
+
+
+def require_logger(class_path: str) -> None:
+    """Raise an `ImportError` that says what to install where a logger's package is missing."""
+    if class_path.endswith("TensorBoardLogger") and importlib.util.find_spec("tensorboard") is None:
+        raise ImportError(
+            "Logging to TensorBoard needs the `tensorboard` package: "
+            'pip install "han-classifier[tensorboard]".'
+        )
 
 
 def log_configuration(trainer: pl.Trainer, configuration: Mapping[str, Any]) -> None:
@@ -426,8 +437,9 @@ def log_model(trainer: pl.Trainer, directory: Path) -> None:
 
 def close(trainer: pl.Trainer, *, failed: bool) -> None:
     """End what loggers keep open after a trainer is done."""
-    for logger in _wandb_loggers(trainer):
-        logger.close(failed=failed)
+    for logger in trainer.loggers:
+        if isinstance(logger, WandbLogger):
+            logger.close(failed=failed)
 
 
 def _data(trainer: pl.Trainer) -> HANDataModule:
@@ -440,7 +452,11 @@ def _step(trainer: pl.Trainer) -> int:
 
 
 def _wandb_loggers(trainer: pl.Trainer) -> list[WandbLogger]:
-    return [logger for logger in trainer.loggers if isinstance(logger, WandbLogger)]
+    """Return the loggers that keep what is logged: of the first process, and not switched off."""
+    if not trainer.is_global_zero:
+        return []
+    found = [logger for logger in trainer.loggers if isinstance(logger, WandbLogger)]
+    return [logger for logger in found if not logger.experiment.disabled]
 
 
 def _mode() -> tuple[str, str]:

@@ -1,29 +1,31 @@
 from __future__ import annotations
 
-import base64
 import contextlib
-import hashlib
+import io
 import json
 import os
+import select
+import socket
 import subprocess
 import sys
 from collections.abc import Iterator
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any, NamedTuple
 
 import pytest
 import safetensors.torch
 import torch
 import wandb
-import yaml
+from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
+from han.batching import Batch
 from han.tracking import WorstMistakes
-from tests.reviews import fit, read_csv, rows, write_rows
-from tests.reviews import han as run_han
+from tests.reviews import QUICK, fit, read_csv, rows, write_rows
 
 CONFIGS = Path(__file__).parent.parent / "configs"
 OVERLAY = f"--config={CONFIGS / 'wandb.yaml'}"
-LABELS = {"bad": "1/5 [a.b], \"x\"\n{y}", "good": "日本 =<b>&é"}  # as they may stand in a file
+LABELS = {"bad": '1/5 [a.b], "x"\n{y}', "good": "日本 =<b>&é"}  # as they may stand in a file
 SHOWN = {"bad": '1/5 [a.b], "x"␊{y}', "good": LABELS["good"]}
 NO_ACCOUNT = {  # whoever runs the tests may have one
     "NETRC": "/nowhere",
@@ -38,6 +40,7 @@ class Tracked(NamedTuple):
     folder: Path
     stderr: str
     records: list[dict[str, Any]]
+    asked: bool  # whether the server was
 
     @property
     def run(self) -> Path:
@@ -60,10 +63,29 @@ class Tracked(NamedTuple):
 def read_offline(run_dir: Path) -> list[dict[str, Any]]:
     """Read the log of W&B in a run directory with W&B's own reader."""
     [log] = run_dir.glob("wandb/offline-run-*/run-*.wandb")
+    return read_log(log)
+
+
+def read_log(log: Path) -> list[dict[str, Any]]:
+    """Read one."""
     command = [Path(sys.executable).with_name("wandb"), "leet", "inspect", "--json", log]
     environment = {**os.environ, **NO_ACCOUNT}
     done = subprocess.run(command, capture_output=True, text=True, check=True, env=environment)
     return [json.loads(line) for line in done.stdout.splitlines()]
+
+
+def in_process(folder: Path, *args: str, **environment: str) -> subprocess.CompletedProcess[str]:
+    """Train in a process of its own, which knows W&B anew."""
+    command = [sys.executable, "-m", "han", "fit", "--data.train=reviews.csv", *QUICK]
+    return subprocess.run(
+        [*command, "--run_dir=run", *args],
+        cwd=folder,
+        capture_output=True,
+        text=True,
+        check=False,
+        timeout=300,
+        env={**os.environ, **environment},
+    )
 
 
 def weights(run: Path) -> dict[str, torch.Tensor]:
@@ -90,15 +112,17 @@ def tracked(tmp_path_factory: pytest.TempPathFactory) -> Tracked:
     """Train with the same seed, with tracking and without; nobody may change it."""
     folder = tmp_path_factory.mktemp("tracked")
     write_odd_reviews(folder / "reviews.csv")
-    stderr = (folder / "stderr").open("w+", encoding="utf-8")
-    with contextlib.chdir(folder), stderr, contextlib.redirect_stderr(stderr):
-        args = ("--trainer.log_every_n_steps=1", "--refit=true")
+    args = ("--trainer.log_every_n_steps=1", "--refit=true")
+    stderr = io.StringIO()
+    with contextlib.chdir(folder):
         assert fit("--run_dir=plain", *args) == 0
-        stderr.truncate(0)
-        assert fit(OVERLAY, "--run_dir=tracked", *args) == 0
-    said = (folder / "stderr").read_text(encoding="utf-8")
-    (folder / "stderr").unlink()
-    return Tracked(folder, said, read_offline(folder / "tracked"))
+        with contextlib.redirect_stderr(stderr), socket.create_server(("127.0.0.1", 0)) as server:
+            with pytest.MonkeyPatch.context() as patch:
+                patch.setenv("WANDB_BASE_URL", f"http://127.0.0.1:{server.getsockname()[1]}")
+                patch.delenv("WANDB_ERROR_REPORTING")
+                assert fit(OVERLAY, "--run_dir=tracked", *args) == 0
+            asked = bool(select.select([server], [], [], 0)[0])
+    return Tracked(folder, stderr.getvalue(), read_offline(folder / "tracked"), asked)
 
 
 class TestWandb:
@@ -194,3 +218,121 @@ class TestWandb:
         [line] = [line for line in tracked.stderr.splitlines() if "W&B" in line]
         assert "offline (no API key is known: `wandb login`)" in line
         assert "wandb: " not in tracked.stderr
+
+    def test_without_a_key_nothing_is_sent(self, tracked: Tracked) -> None:
+        assert not tracked.asked
+
+    def test_switched_off_it_leaves_nothing(
+        self, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+    ) -> None:
+        monkeypatch.chdir(tmp_path)
+        write_odd_reviews(tmp_path / "reviews.csv")
+        monkeypatch.setenv("WANDB_MODE", "disabled")
+        assert fit(OVERLAY, "--run_dir=off", "--trainer.max_epochs=1") == 0
+        assert "W&B" not in capsys.readouterr().err
+        assert not (tmp_path / "off" / "wandb").exists()
+        assert {path.name for path in tmp_path.iterdir()} == {"cache", "off", "reviews.csv"}
+
+    @pytest.mark.slow
+    def test_training_that_goes_on_is_another_run_of_the_same_group(
+        self, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        monkeypatch.chdir(tmp_path)
+        write_odd_reviews(tmp_path / "reviews.csv")
+        assert fit(OVERLAY) == 0
+        assert fit(OVERLAY, "--ckpt_path=last", "--trainer.max_epochs=3") == 0
+        runs = [read_log(log) for log in sorted(tmp_path.glob("runs/reviews/1/wandb/*/*.wandb"))]
+        said = [next(r["run"] for r in records if r["type"] == "run") for records in runs]
+        assert len({run["run_id"] for run in said}) == 2
+        assert len({run["run_group"] for run in said}) == 1
+
+    @pytest.mark.slow
+    @pytest.mark.parametrize("host", ["127.0.0.1:9", "host.invalid"])
+    def test_a_server_that_does_not_answer_keeps_nobody_waiting(
+        self, tmp_path: Path, host: str
+    ) -> None:
+        write_odd_reviews(tmp_path / "reviews.csv")
+        key = {"WANDB_API_KEY": 40 * "0", "WANDB_INIT_TIMEOUT": "2"}
+        done = in_process(tmp_path, OVERLAY, WANDB_BASE_URL=f"http://{host}", **key)
+        assert done.returncode == 0, done.stderr
+        [line] = [line for line in done.stderr.splitlines() if "W&B" in line]
+        assert "offline (" in line
+        assert (tmp_path / "run/model").is_dir()
+        assert list(tmp_path.glob("run/wandb/offline-run-*/*.wandb"))
+
+    @pytest.mark.slow
+    def test_two_processes_log_one_run(self, tmp_path: Path) -> None:
+        write_odd_reviews(tmp_path / "reviews.csv")
+        spread = ("--trainer.accelerator=cpu", "--trainer.devices=2", "--trainer.strategy=ddp")
+        done = in_process(tmp_path, OVERLAY, *spread, "--data.eval_batch_size=2")
+        assert done.returncode == 0, done.stderr
+        assert done.stderr.count("W&B") == 1
+        found = Tracked(tmp_path, done.stderr, read_offline(tmp_path / "run"), False)
+        files = found.artifact("val_mistakes")
+        table = json.loads(files["val_mistakes.table.json"].read_text(encoding="utf-8"))
+        assert {row[0] for row in table["data"]} == {f"d{i}" for i in range(26, 32)}
+        losses = [row[-1] for row in table["data"]]
+        assert losses == sorted(losses, reverse=True)
+        assert sum(losses) / 6 == pytest.approx(found.history("val_loss")[-1])
+        f1 = [found.history(f"val_f1/{label}")[-1] for label in SHOWN.values()]
+        assert sum(f1) / 2 == pytest.approx(found.history("val_macro_f1")[-1])
+        assert found.artifact("model-")
+
+
+class TestMeasurements:
+    def test_speed_is_of_training_without_validation(
+        self, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        monkeypatch.chdir(tmp_path)
+        write_odd_reviews(tmp_path / "reviews.csv")
+        seconds = iter([0.0, 3.0, 100.0, 102.0])  # validation takes 97 of them
+        monkeypatch.setattr(
+            "han.tracking.time", SimpleNamespace(perf_counter=lambda: next(seconds))
+        )
+        assert fit("--run_dir=run", "--trainer.max_epochs=1") == 0
+        speeds = [row["words_per_second"] for row in read_csv(Path("run/metrics.csv"))]
+        words = json.loads(Path("run/model/config.json").read_text())["data"]["train"]["words"]
+        assert [float(speed) for speed in speeds if speed] == pytest.approx([words / 5])
+
+
+class TestWorstMistakes:
+    def test_it_keeps_the_largest_losses_of_all_batches(self) -> None:
+        callback = WorstMistakes(documents=2)
+        batches = [[0, 1], [2, 3]]
+        trainer: Any = SimpleNamespace(val_dataloaders=SimpleNamespace(sampler=batches))
+        module: Any = None
+        callback.on_validation_start(trainer, module)
+        for index, logits in enumerate([[[0.0, 5.0], [0.0, 1.0]], [[0.0, 3.0], [2.0, 0.0]]]):
+            batch = Batch.from_lists([[[1]], [[1]]], [0, 0])
+            callback.on_validation_batch_end(trainer, module, torch.tensor(logits), batch, index)
+        assert [-negative for _, negative, *_ in callback._worst] == [0, 2]
+
+
+class TestTensorBoard:
+    def test_it_logs_to_the_run_directory(
+        self, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        monkeypatch.chdir(tmp_path)
+        write_odd_reviews(tmp_path / "reviews.csv")
+        overlay = f"--config={CONFIGS / 'tensorboard.yaml'}"
+        assert fit(overlay, "--run_dir=run", "--trainer.max_epochs=1") == 0
+        events = EventAccumulator(str(tmp_path / "run" / "tensorboard"))
+        events.Reload()
+        tags = events.Tags()["scalars"]
+        assert {"val_loss", "words_per_second", "test_accuracy"} <= set(tags)
+        assert len([tag for tag in tags if tag.startswith("val_f1/")]) == 2
+        [written] = [
+            float(r["val_loss"]) for r in read_csv(Path("run/metrics.csv")) if r["val_loss"]
+        ]
+        assert events.Scalars("val_loss")[0].value == pytest.approx(written)
+
+    def test_without_the_package_one_line_says_what_to_install(
+        self, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+    ) -> None:
+        monkeypatch.chdir(tmp_path)
+        write_odd_reviews(tmp_path / "reviews.csv")
+        monkeypatch.setattr("han.tracking.importlib.util.find_spec", lambda name: None)
+        assert fit(f"--config={CONFIGS / 'tensorboard.yaml'}") == 1
+        [line] = capsys.readouterr().err.splitlines()
+        assert "han-classifier[tensorboard]" in line
+        assert not (tmp_path / "runs").exists()

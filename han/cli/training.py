@@ -62,7 +62,15 @@ from han.datamodule import HANDataModule, Learned, read_checkpoint
 from han.module import HANModule
 from han.predictor import Prediction
 from han.records import write_records
-from han.tracking import RUN_DIR, Measurements, close, log_best, log_configuration, log_model
+from han.tracking import (
+    RUN_DIR,
+    Measurements,
+    close,
+    log_best,
+    log_configuration,
+    log_model,
+    require_logger,
+)
 from han.training import (
     DIVERGED,
     MONITOR,
@@ -245,8 +253,10 @@ class HANCLI(LightningCLI):
         _leave_out_other_documents(command, config.data)
 
     def before_instantiate_classes(self) -> None:
-        """Choose the run directory."""
+        """See that loggers are there, and choose the run directory."""
         config = self._config
+        for logger in _listed(config.trainer.logger):
+            require_logger(logger.class_path)
         resumed = None
         if self.subcommand == "fit" and config.ckpt_path is not None:
             resumed = run_of(Path(config.ckpt_path))
