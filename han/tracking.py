@@ -349,7 +349,10 @@ class WandbLogger(loggers.WandbLogger):
         if self._before is None:
             return
         if self._experiment is not None:
-            self._experiment.finish(exit_code=int(failed))
+            try:
+                self._experiment.finish(exit_code=int(failed))
+            except Exception as error:  # all else of the run is there
+                _say(f"{_first_line(error)}; `wandb sync {self._experiment.sync_dir}`")
             self._experiment = None
         for name, value in self._before.items():
             if value is None:

@@ -104,11 +104,13 @@ class TestOverlays:
     def test_it_keeps_the_callbacks_and_loggers_that_are_there(
         self, name: str, capsys: pytest.CaptureFixture[str]
     ) -> None:
-        Path("own.yaml").write_text("trainer: {callbacks: [Timer], logger: [CSVLogger]}")
+        Path("own.yaml").write_text(
+            "trainer: {callbacks: [DeviceStatsMonitor], logger: [{class_path: CSVLogger, init_args: {save_dir: mine}}]}"
+        )
         trainer = effective(capsys, "--config", "own.yaml", *configs(FOLDER / f"{name}.yaml"))[
             "trainer"
         ]
-        assert trainer["callbacks"][0]["class_path"].endswith(".Timer")
+        assert trainer["callbacks"][0]["class_path"].endswith(".DeviceStatsMonitor")
         assert trainer["callbacks"][1]["class_path"] == "han.tracking.ClassFigures"
         assert len(trainer["logger"]) == 2
 
