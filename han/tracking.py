@@ -13,7 +13,7 @@ import os
 import secrets
 import sys
 import time
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, cast
 
@@ -52,6 +52,7 @@ _ENVIRONMENT = {  # of wandb, where the user says nothing
     "WANDB_ERROR_REPORTING": "false",  # or it asks for a server even offline
     "WANDB_INIT_TIMEOUT": "30",  # seconds
     "WANDB_FINISH_TIMEOUT": "300",  # for what is not yet sent; it stays on disk
+    "WANDB_FINISH_TIMEOUT_RAISES": "true",
 }
 _PAGE = (
     '<!doctype html><html><head><meta charset="utf-8"></head>'
@@ -294,6 +295,7 @@ class WandbLogger(loggers.WandbLogger):
         )
         self._wandb_init.pop("anonymous")  # it only makes W&B warn
         self._folder = folder / "wandb"
+        self._failed: set[str] = set()  # what W&B would not log
         self._before: dict[str, str | None] | None = None  # the environment, while a run goes on
 
     @property
@@ -303,6 +305,14 @@ class WandbLogger(loggers.WandbLogger):
         if self._experiment is None:
             self._begin()
         return self._experiment  # type: ignore[return-value]
+
+    def log_hyperparams(self, params: Any) -> None:  # noqa: ANN401  # Lightning's own
+        """Log what the run is."""
+        self._attempt("the configuration", lambda: super(WandbLogger, self).log_hyperparams(params))
+
+    def log_metrics(self, metrics: Mapping[str, Any], step: int | None = None) -> None:
+        """Log figures."""
+        self._attempt("figures", lambda: super(WandbLogger, self).log_metrics(metrics, step))
 
     def log_confusion_matrix(
         self, key: str, counts: Tensor, labels: Sequence[str], step: int
@@ -323,7 +333,7 @@ class WandbLogger(loggers.WandbLogger):
                 {str(name): name for name in names},
                 {"title": "Validation documents"},
             )
-            self.log_metrics({key: chart}, step)  # type: ignore[dict-item]
+            self._log_table({key: chart}, step)
 
     def log_documents(
         self, key: str, columns: list[str], rows: Sequence[Sequence[Any]], step: int
@@ -333,16 +343,20 @@ class WandbLogger(loggers.WandbLogger):
 
         with isolate_rng():
             data = [[id, wandb.Html(page, inject=False), *more] for id, page, *more in rows]
-            self.log_table(key, columns, data, step=step)
+            table = wandb.Table(columns=cast(Any, columns), data=data)
+            self._log_table({key: table}, step)
 
     def log_model(self, directory: Path) -> None:
         """Keep a model directory as an artifact, `model-<id of the run>`."""
         import wandb
 
-        run = self.experiment
-        artifact = wandb.Artifact(f"model-{run.id}", type="model")
-        artifact.add_dir(str(directory), skip_cache=True)
-        run.log_artifact(artifact)
+        def log() -> None:
+            run = self.experiment
+            artifact = wandb.Artifact(f"model-{run.id}", type="model")
+            artifact.add_dir(str(directory), skip_cache=True)
+            run.log_artifact(artifact)
+
+        self._attempt("the model", log)
 
     def close(self, *, failed: bool) -> None:
         """End the run, if it is one of ours; wait for what is not sent yet."""
@@ -360,6 +374,20 @@ class WandbLogger(loggers.WandbLogger):
             else:
                 os.environ[name] = value
         self._before = None
+
+    def _log_table(self, table: dict[str, Any], step: int) -> None:
+        """Log what W&B keeps as an artifact: online it asks the server first."""
+        self._attempt("tables", lambda: super(WandbLogger, self).log_metrics(table, step))
+
+    def _attempt(self, what: str, log: Callable[[], None]) -> None:
+        """Log; where W&B fails, training goes on, and does not wait for the same again."""
+        if what in self._failed:
+            return
+        try:
+            log()
+        except Exception as error:  # whatever it is: the record of truth is `metrics.csv`
+            self._failed.add(what)
+            _say(f"{_first_line(error)}; {what} cannot be logged any more")
 
     def _begin(self) -> None:
         import wandb
@@ -477,7 +505,7 @@ def _mode() -> tuple[str, str]:
 
 
 def _first_line(error: Exception) -> str:
-    return str(error).partition("\n")[0].rstrip(". ")
+    return (str(error) or type(error).__name__).partition("\n")[0].rstrip(". ")
 
 
 def _say(message: str) -> None:

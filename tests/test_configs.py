@@ -104,9 +104,11 @@ class TestOverlays:
     def test_it_keeps_the_callbacks_and_loggers_that_are_there(
         self, name: str, capsys: pytest.CaptureFixture[str]
     ) -> None:
-        Path("own.yaml").write_text(
-            "trainer: {callbacks: [DeviceStatsMonitor], logger: [{class_path: CSVLogger, init_args: {save_dir: mine}}]}"
-        )
+        own = {
+            "callbacks": ["DeviceStatsMonitor"],
+            "logger": [{"class_path": "CSVLogger", "init_args": {"save_dir": "mine"}}],
+        }
+        Path("own.yaml").write_text(yaml.safe_dump({"trainer": own}), encoding="utf-8")
         trainer = effective(capsys, "--config", "own.yaml", *configs(FOLDER / f"{name}.yaml"))[
             "trainer"
         ]
