@@ -175,6 +175,7 @@ class HANModule(pl.LightningModule):
         self._test_started = 0.0
         self._plateau: ReduceLROnPlateau | None = None
         self._plateau_state: dict[str, Any] | None = None
+        self.gradient_norms: list[float] = []  # of each member, at the last step
 
     @property
     def options(self) -> dict[str, Any]:
@@ -285,8 +286,12 @@ class HANModule(pl.LightningModule):
         for metric in (self.val_targets, self.val_logits):
             metric.reset()
 
-    def validation_step(self, batch: Batch, batch_index: int) -> None:
-        """Log the cross-entropy (nats), accuracy and macro-F1 over the validation split."""
+    def validation_step(self, batch: Batch, batch_index: int) -> Tensor:
+        """Log the cross-entropy (nats), accuracy and macro-F1 over the validation split.
+
+        Returns:
+            The logits (B, C), for callbacks.
+        """
         logits, targets = self(batch).logits, _targets(batch)
         self.val_metrics.update(logits, targets)
         self.val_targets.update(targets)
@@ -294,6 +299,7 @@ class HANModule(pl.LightningModule):
         self.val_loss.update(functional.cross_entropy(logits, targets, reduction="none"))
         self.log("val_loss", self.val_loss, batch_size=len(batch))
         self.log_dict(self.val_metrics, prog_bar=True, batch_size=len(batch))
+        return logits  # type: ignore[no-any-return]
 
     def on_validation_epoch_end(self) -> None:
         """Fit the temperature, in training; a network that diverged is refused, and not kept."""
@@ -442,23 +448,27 @@ class HANModule(pl.LightningModule):
         gradient_clip_val: float | None = None,
         gradient_clip_algorithm: str | None = None,
     ) -> None:
-        """Clip the gradients of each member as Lightning does those of a network, sparse or not."""
-        if not gradient_clip_val:
-            return
+        """Clip the gradients of each member as Lightning does those of a network, sparse or not.
+
+        `gradient_norms` are their Euclidean norms before.
+        """
+        self.gradient_norms = []
         for member in self.network.members:
             weight = member.embedding.weight
             if weight.grad is not None and weight.grad.is_sparse:
                 weight.grad = distinct_rows(weight.grad)
             grads = [p.grad for p in member.parameters() if p.grad is not None]
             grads = [grad._values() if grad.is_sparse else grad for grad in grads]
+            norm = float(nn.utils.get_total_norm(grads))
+            self.gradient_norms.append(norm)
+            if not gradient_clip_val:
+                continue
             if gradient_clip_algorithm == "value":
                 for grad in grads:
                     grad.clamp_(-gradient_clip_val, gradient_clip_val)
-            else:
-                norm = float(nn.utils.get_total_norm(grads))
-                if not norm <= gradient_clip_val:  # nor where it is no number, as in torch's own
-                    for grad in grads:
-                        grad.mul_(gradient_clip_val / (norm + 1e-6))
+            elif not norm <= gradient_clip_val:  # nor where it is no number, as in torch's own
+                for grad in grads:
+                    grad.mul_(gradient_clip_val / (norm + 1e-6))
 
     @property
     def _datamodule(self) -> Any:  # noqa: ANN401  # Lightning sets it and leaves it untyped

@@ -50,6 +50,7 @@ ORDER = (
     "module",
     "training",
     "tuning",
+    "tracking",
     "estimator",
     "server",
     "cli",
@@ -60,7 +61,7 @@ ORDER = (
 # It is made inside those methods, so that the modules still import in order.
 ALLOWED_BACK = {("explanation", "report")}
 
-LIGHTNING = {"datamodule", "module", "training", "estimator", "cli"}
+LIGHTNING = {"datamodule", "module", "training", "tracking", "estimator", "cli"}
 WITH_TORCH = {
     "batching",
     "kernel",

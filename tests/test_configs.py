@@ -19,7 +19,10 @@ from tests.reviews import han as run_han
 from tests.reviews import read_csv, write_reviews
 
 FOLDER = Path(__file__).parent.parent / "configs"
-CONFIGS = sorted(FOLDER.glob("*.yaml"))
+OVERLAYS = {"wandb": "WandbLogger", "tensorboard": "TensorBoardLogger"}  # and what they log with
+SWEEP = FOLDER / "sweep.yaml"  # is W&B's to read
+OTHERS = {SWEEP, *(FOLDER / f"{name}.yaml" for name in OVERLAYS)}
+CONFIGS = sorted({*FOLDER.glob("*.yaml")} - OTHERS)
 TANG = ("yelp2013", "yelp2014", "yelp2015", "imdb10")
 ZHANG = ("yahoo_answers", "amazon_full")
 
@@ -83,6 +86,67 @@ class TestEveryConfig:
         args = ("--data.train=reviews.csv", "--data.cache_dir=cache", "--trainer.max_epochs=1")
         assert run_han("fit", *configs(path), *args, "--run_dir=run") == 0
         assert han.load("run").classify("The soup was cold.").label in ("bad", "good")
+
+
+@pytest.mark.parametrize("name", OVERLAYS)
+class TestOverlays:
+    def test_it_adds_a_logger_and_callbacks_to_another_config_alone(
+        self, name: str, capsys: pytest.CaptureFixture[str]
+    ) -> None:
+        args = configs(FOLDER / f"{name}.yaml")
+        assert args[-2:] == ["--config", str(FOLDER / f"{name}.yaml")]
+        without, both = effective(capsys, *args[:-2]), effective(capsys, *args)
+        added = differences(both, without)
+        assert added.keys() == {"trainer.logger", "trainer.callbacks"}
+        [logger] = added["trainer.logger"]
+        assert logger["class_path"] == f"han.tracking.{OVERLAYS[name]}"
+
+    def test_it_keeps_the_callbacks_and_loggers_that_are_there(
+        self, name: str, capsys: pytest.CaptureFixture[str]
+    ) -> None:
+        own = {
+            "callbacks": ["DeviceStatsMonitor"],
+            "logger": [{"class_path": "CSVLogger", "init_args": {"save_dir": "mine"}}],
+        }
+        Path("own.yaml").write_text(yaml.safe_dump({"trainer": own}), encoding="utf-8")
+        trainer = effective(capsys, "--config", "own.yaml", *configs(FOLDER / f"{name}.yaml"))[
+            "trainer"
+        ]
+        assert trainer["callbacks"][0]["class_path"].endswith(".DeviceStatsMonitor")
+        assert trainer["callbacks"][1]["class_path"] == "han.tracking.ClassFigures"
+        assert len(trainer["logger"]) == 2
+
+
+class TestSweep:
+    def sweep(self) -> dict[str, Any]:
+        return dict(yaml.safe_load(SWEEP.read_text(encoding="utf-8")))
+
+    def command(self, values: dict[str, Any]) -> list[str]:
+        """Return what an agent of W&B runs for these values."""
+        command = [str(part) for part in self.sweep()["command"]]
+        assert command[:2] == ["han", "fit"]
+        assert command[-1] == "${args}"
+        given = [f"--{name}={value}" for name, value in values.items()]
+        return [part.replace("configs/", f"{FOLDER}/") for part in command[2:-1]] + given
+
+    @pytest.mark.parametrize("end", [0, -1])
+    def test_its_parameters_are_options(self, end: int, capsys: pytest.CaptureFixture[str]) -> None:
+        values = {
+            name: options.get("values", [options.get("min"), options.get("max")])[end]
+            for name, options in self.sweep()["parameters"].items()
+        }
+        config = effective(capsys, *self.command(values))
+        for name, value in values.items():
+            found = config
+            for part in name.split("."):
+                found = found[part]
+            assert found == value, name
+
+    def test_it_goes_by_what_is_logged(self, capsys: pytest.CaptureFixture[str]) -> None:
+        metric = self.sweep()["metric"]
+        config = effective(capsys, *self.command({}))
+        assert metric == {"name": f"best_{config['monitor']}", "goal": "minimize"}
+        assert config["trainer"]["logger"][0]["class_path"] == "han.tracking.WandbLogger"
 
 
 class TestPaper:

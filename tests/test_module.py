@@ -503,6 +503,13 @@ class TestFit:
         assert module.global_step == 4
 
 
+def total_norm(member: nn.Module) -> torch.Tensor:
+    """Return the norm of all gradients together, before they are clipped."""
+    return nn.utils.get_total_norm(
+        p.grad.to_dense() for p in member.parameters() if p.grad is not None
+    )
+
+
 class TestClipping:
     """Of each member's gradients, sparse or not: as torch clips the same ones, dense."""
 
@@ -515,6 +522,7 @@ class TestClipping:
         optimizer = module.configure_optimizers()["optimizer"]
         assert all(embedding.sparse for embedding in module.network.embeddings)
         grads: dict[str, list[torch.Tensor]] = {}
+        norms: list[list[float]] = []
         for way in ("sparse", "dense", "torch"):
             module.zero_grad()
             for embedding in module.network.embeddings:
@@ -524,6 +532,9 @@ class TestClipping:
                 (first.square().sum() + 9 * second.square().sum()).backward()
             if way != "torch":
                 module.configure_gradient_clipping(optimizer, largest, algorithm)
+                norms.append(module.gradient_norms)
+            else:
+                norms.append([float(total_norm(member)) for member in module.network.members])
             for member in module.network.members if way == "torch" else ():
                 if algorithm == "norm":
                     nn.utils.clip_grad_norm_(member.parameters(), largest)
@@ -533,6 +544,8 @@ class TestClipping:
         for of_sparse, of_dense, theirs in zip(*grads.values(), strict=True):
             torch.testing.assert_close(of_sparse, theirs)
             torch.testing.assert_close(of_dense, theirs)
+        assert norms[0] == pytest.approx(norms[2])
+        assert norms[1] == pytest.approx(norms[2])
 
     def test_no_limit_clips_nothing(self) -> None:
         module = make_module(members=2, schedule="constant")
@@ -544,6 +557,7 @@ class TestClipping:
         after = [p.grad for p in module.parameters() if p.grad is not None]
         assert len(after) == len(before) > 0
         assert all(map(torch.equal, before, after))
+        assert module.gradient_norms == [total_norm(member) for member in module.network.members]
 
     def test_what_is_no_number_is_not_hidden(self) -> None:
         module = make_module(schedule="constant")

@@ -23,6 +23,7 @@ from lightning_fabric.utilities.exceptions import MisconfigurationException
 from pytorch_lightning.callbacks import (
     EarlyStopping,
     LambdaCallback,
+    LearningRateMonitor,
     ModelCheckpoint,
     RichProgressBar,
 )
@@ -66,6 +67,15 @@ from han.cli.runs import (
 )
 from han.datamodule import HANDataModule, Learned, read_checkpoint
 from han.module import HANModule
+from han.tracking import (
+    RUN_DIR,
+    Measurements,
+    close,
+    log_best,
+    log_configuration,
+    log_model,
+    require_logger,
+)
 from han.training import (
     DIVERGED,
     MONITOR,
@@ -85,7 +95,6 @@ from han.training import (
 MODEL, TEST_METRICS, PREDICTIONS = "model", "test_metrics.json", "predictions.jsonl"
 BASELINE = "baseline.json"
 SPLITS = {"fit": "train", "validate": "validation", "test": "test", "predict": "predict"}
-_RUN_DIR = "HAN_RUN_DIR"  # tells the processes that Lightning launches which run they belong to
 
 
 def run(args: Sequence[str]) -> HANCLI:
@@ -114,7 +123,7 @@ def running() -> Iterator[None]:
         ValueError: An option or the documents are unfit.
         OSError: A file cannot be read or written.
     """
-    launched = _RUN_DIR in os.environ
+    launched = RUN_DIR in os.environ
     try:
         with quiet():
             yield
@@ -124,7 +133,7 @@ def running() -> Iterator[None]:
         raise ValueError(_naming_options(str(error))) from error
     finally:
         if not launched:
-            os.environ.pop(_RUN_DIR, None)
+            os.environ.pop(RUN_DIR, None)
 
 
 class HANCLI(LightningCLI):
@@ -158,6 +167,8 @@ class HANCLI(LightningCLI):
                 parser_kwargs={"prog": "han", "exit_on_error": False},
             )
         finally:
+            if isinstance(trainer := getattr(self, "trainer", None), pl.Trainer):
+                close(trainer, failed=sys.exc_info()[0] is not None)
             if self._made is not None and not any(self._made.iterdir()):
                 os.removedirs(self._made)
 
@@ -278,13 +289,15 @@ class HANCLI(LightningCLI):
             sys.stderr.write(f"no checkpoint in {where} yet: training starts from the beginning\n")
 
     def before_instantiate_classes(self) -> None:
-        """Choose the run directory."""
+        """See that loggers are there, and choose the run directory."""
         config = self._config
+        for logger in _listed(config.trainer.logger):
+            require_logger(logger.class_path)
         resumed = None
         if self.subcommand == "fit" and config.ckpt_path is not None:
             resumed = run_of(Path(config.ckpt_path))
-        if _RUN_DIR in os.environ:
-            self.run_dir = Path(os.environ[_RUN_DIR])
+        if RUN_DIR in os.environ:
+            self.run_dir = Path(os.environ[RUN_DIR])
             return
         if launched_rank() > 0:  # torchrun or SLURM launched this process
             self.run_dir = Path(config.run_dir or ROOT)  # until `_agree`
@@ -298,7 +311,7 @@ class HANCLI(LightningCLI):
             self.run_dir = resumed
         else:
             self.run_dir = self._made = new_run(config.name)
-        os.environ[_RUN_DIR] = str(self.run_dir)
+        os.environ[RUN_DIR] = str(self.run_dir)
         if self.subcommand != "fit":
             return
         if self._starts_again or (resumed is not None and self.run_dir.samefile(resumed)):
@@ -315,7 +328,9 @@ class HANCLI(LightningCLI):
         loggers = _listed(given.logger)
         if self.subcommand == "fit" and not given.fast_dev_run:
             callbacks += self._training_callbacks()
+            callbacks += _measurements(given)
             callbacks.append(LambdaCallback(on_train_start=self._describe_recipe))
+            callbacks.append(LambdaCallback(on_train_start=self._log_configuration))
             steps = self._trained.steps if self._trained else 0
             loggers = [metrics_file(self.run_dir, steps), *loggers]
         self.trainer_defaults["callbacks"] = callbacks
@@ -349,6 +364,14 @@ class HANCLI(LightningCLI):
                 f"learning rate {options['learning_rate']:.2g}\n"
             )
 
+    def _log_configuration(self, trainer: pl.Trainer, module: pl.LightningModule) -> None:
+        """Tell loggers what the run is, with what follows from the documents."""
+        content = json.loads(self._as_text("json"))
+        content["model"] |= self.model.options
+        content["data"]["batch_size"] = self.datamodule.batch_size
+        content["trainer"]["max_epochs"] = trainer.max_epochs
+        log_configuration(trainer, content)
+
     def fit(self, **kwargs: Any) -> None:  # noqa: ANN401  # what Lightning's has
         """Train; when interrupted, say how to go on."""
         with self._saying_how_to_go_on():
@@ -372,6 +395,7 @@ class HANCLI(LightningCLI):
             raise ValueError(f"{DIVERGED} ({self.run_dir / METRICS}).")
         if score is not None and self.trainer.is_global_zero:
             sys.stdout.write(f"best: {self._config.monitor} {float(score):.4f}\n")
+            log_best(self.trainer, self._config.monitor, float(score))
         load_weights(self.model, checkpoint.best_model_path)
         selected = self.model
         if self._refits():
@@ -386,6 +410,7 @@ class HANCLI(LightningCLI):
         elif self.trainer.is_global_zero:
             _report_calibration(self.model.calibration, "validation")
         self._save_model(figures)
+        log_model(self.trainer, self.run_dir / MODEL)
         if self.trainer.is_global_zero:
             sys.stdout.write(f"model: {self.run_dir / MODEL}\n")
             self._write_record()
@@ -441,6 +466,7 @@ class HANCLI(LightningCLI):
             "callbacks": [
                 *without_selection(_listed(given.callbacks)),
                 *_progress(given),
+                *_measurements(given),
                 self._clock,
                 Termination(None),
             ],
@@ -538,13 +564,13 @@ class HANCLI(LightningCLI):
     def _config(self) -> Namespace:
         return cast(Namespace, self.config[self.config.subcommand])
 
-    def _as_yaml(self) -> str:
+    def _as_text(self, format: str) -> str:
         """Return what this run is, without where it goes and where it goes on from."""
         config = self._config.clone()
         if config.ckpt_path is not None:
             config.data.vocabulary_from = None
         config.run_dir = config.ckpt_path = None
-        return str(self._parser(self.subcommand).dump(config, skip_unset=False))
+        return str(self._parser(self.subcommand).dump(config, format, skip_unset=False))
 
     def _refuse_other_network(self, command: str, trained: Learned) -> None:
         """Refuse options of the network that the checkpoint's own would silently replace."""
@@ -570,7 +596,7 @@ class HANCLI(LightningCLI):
             self._checkpoint,
             LastCheckpoint(self.run_dir / CHECKPOINT_FOLDER),
             self._stopping,
-            ConfigFile(self.run_dir, self._as_yaml()),
+            ConfigFile(self.run_dir, self._as_text("yaml")),
             self._clock,
             Resumption(self._stopping),
             Termination(self.run_dir),
@@ -672,6 +698,12 @@ def _progress(given: Namespace) -> list[pl.Callback]:
     if given.enable_progress_bar is False:
         return []
     return [RichProgressBar(console_kwargs={"stderr": True})]
+
+
+def _measurements(given: Namespace) -> list[pl.Callback]:
+    """Log speed, gradients and learning rates, the latter unless the user's callbacks do."""
+    own = any(isinstance(one, LearningRateMonitor) for one in _listed(given.callbacks))
+    return [Measurements(), *([] if own else [LearningRateMonitor("step")])]
 
 
 def _listed(value: Any) -> list[Any]:  # noqa: ANN401  # how the trainer takes loggers and plugins
