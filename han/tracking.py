@@ -12,6 +12,7 @@ import math
 import os
 import secrets
 import sys
+import threading
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
@@ -45,6 +46,9 @@ RUN_DIR = "HAN_RUN_DIR"
 
 CHARTED = 100
 """Most classes of a confusion matrix that W&B draws: it takes 10,000 cells."""
+
+WAIT = 60
+"""Seconds that a table or an artifact may take to be handed over."""
 
 _ENVIRONMENT = {  # of wandb, where the user says nothing
     "WANDB_SILENT": "true",
@@ -384,7 +388,7 @@ class WandbLogger(loggers.WandbLogger):
         if what in self._failed:
             return
         try:
-            log()
+            log() if what == "figures" else _within(WAIT, log)
         except Exception as error:  # whatever it is: the record of truth is `metrics.csv`
             self._failed.add(what)
             _say(f"{_first_line(error)}; {what} cannot be logged any more")
@@ -502,6 +506,29 @@ def _mode() -> tuple[str, str]:
     except wandb.Error as error:
         return "offline", _first_line(error)
     return (mode, "") if known else ("offline", "no API key is known: `wandb login`")
+
+
+def _within(seconds: float, log: Callable[[], None]) -> None:
+    """Log, but wait no longer: W&B asks a server that is gone for minutes.
+
+    Raises:
+        TimeoutError: It took longer, and goes on beside.
+    """
+    errors: list[Exception] = []
+
+    def attempt() -> None:
+        try:
+            log()
+        except Exception as error:
+            errors.append(error)
+
+    thread = threading.Thread(target=attempt, daemon=True)
+    thread.start()
+    thread.join(seconds)
+    if thread.is_alive():
+        raise TimeoutError("the server does not answer")
+    if errors:
+        raise errors[0]
 
 
 def _first_line(error: Exception) -> str:
