@@ -302,7 +302,7 @@ class TestWriteReport:
             write_report(tmp_path / f"a{suffix}", [make_explanation()], method="occlusion")
         assert not list(tmp_path.iterdir())
 
-    @pytest.mark.parametrize("suffix", set(SUFFIXES) - {".html"})
+    @pytest.mark.parametrize("suffix", sorted(set(SUFFIXES) - {".html"}))
     def test_only_a_page_compares(self, tmp_path: Path, suffix: str) -> None:
         with pytest.raises(ValueError, match=r"only a \.html report can hold"):
             write_report(tmp_path / f"a{suffix}", [], compare=[])
