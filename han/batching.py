@@ -145,6 +145,11 @@ class BatchDataset(Dataset[Batch]):
         """The number of words of each document, int64 (B,)."""
         return np.concatenate([documents.words_per_document for documents in self._splits])
 
+    @property
+    def labels(self) -> IntArray:
+        """The labels of each document, as `StoredDocuments.labels`."""
+        return np.concatenate([documents.labels for documents in self._splits])
+
     def __getitem__(self, indices: Sequence[int]) -> Batch:
         """Return the documents at `indices` as one batch.
 
@@ -169,12 +174,16 @@ class LengthGroupedBatchSampler(Sampler[list[int]]):
     of their gradients is the gradient of the whole step. Up to `num_replicas - 1` documents, other
     ones each epoch, are left out so that the shares are equal; one process leaves out none.
 
-    The order depends on `seed`, the epoch, the lengths and `batch_size * num_replicas` alone, and
-    only on parts of NumPy whose output is fixed across versions and machines.
+    The order depends on `seed`, the epoch, the lengths, the classes and `batch_size * num_replicas`
+    alone, and only on parts of NumPy whose output is fixed across versions and machines.
 
     Args:
         words_per_document: Length of each document, int64 (B,).
         batch_size: Documents in each batch of one process.
+        classes: Class of each document, int64 (B,), to draw as many of each class: an epoch is
+            still of B documents, but those of a rare class occur several times, each about as
+            often as the others, and of a frequent class there are other ones each epoch. By
+            default each document occurs once.
         seed: Non-negative; the same seed gives the same batches.
         rank: Number of this process, from 0.
         num_replicas: Number of processes that train together.
@@ -185,11 +194,13 @@ class LengthGroupedBatchSampler(Sampler[list[int]]):
         words_per_document: Sequence[int] | IntArray,
         batch_size: int,
         *,
+        classes: Sequence[int] | IntArray | None = None,
         seed: int,
         rank: int = 0,
         num_replicas: int = 1,
     ) -> None:
         self._lengths = np.asarray(words_per_document, np.int64)
+        self._classes = None if classes is None else np.asarray(classes, np.int64)
         _validate_sampler(batch_size, rank, num_replicas)
         if seed < 0:
             raise ValueError(f"`seed` must not be negative, got {seed}.")
@@ -253,6 +264,9 @@ class LengthGroupedBatchSampler(Sampler[list[int]]):
         # PCG64's raw output is fixed for ever, that of Generator.permutation is not.
         random = np.random.PCG64(np.random.SeedSequence([self._seed, self._epoch]))
         order = np.argsort(random.random_raw(len(self._lengths)), kind="stable")
+        if self._classes is not None:
+            order = _as_many_of_each(order, self._classes[order])
+            order = order[np.argsort(random.random_raw(len(order)), kind="stable")]
         order = order[: len(order) - len(order) % replicas]
 
         # Large chunks make the lengths in a batch alike; at least four keep its members changing.
@@ -305,6 +319,14 @@ class SequentialBatchSampler(Sampler[list[int]]):
         """Yield the batches of this process."""
         for first in range(self._first, self._last, self._batch_size):
             yield list(range(first, min(first + self._batch_size, self._last)))
+
+
+def _as_many_of_each(documents: IntArray, classes: IntArray) -> IntArray:
+    """Draw as many documents, as many of each class but for one: repeat the few, cut the many."""
+    of_each = [documents[classes == number] for number in np.unique(classes)]
+    ends = np.arange(len(of_each) + 1) * len(documents) // len(of_each)
+    counts = np.diff(ends).tolist()
+    return np.concatenate([np.resize(d, count) for d, count in zip(of_each, counts, strict=True)])
 
 
 def _tensor(array: np.ndarray[Any, np.dtype[Any]]) -> torch.Tensor:

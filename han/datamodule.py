@@ -30,6 +30,8 @@ from han.tokenization import Tokenizer
 from han.vocabulary import Vocabulary
 from han.word2vec import WORD2VEC, Word2Vec, corpus_vectors, require_gensim
 
+Sampler = Literal["random", "balanced"]
+
 
 class Learned(NamedTuple):
     """What a trained model fixes for whoever reads text for it.
@@ -86,6 +88,8 @@ class HANDataModule(pl.LightningDataModule):
         embedding_size: Width of the word vectors where `vectors` is `word2vec` or `none`; by
             default 200.
         batch_size: Documents a batch in training; by default 16 of few documents, up to 64 of many.
+        sampler: Which training documents an epoch has: `random` is each once, `balanced` as many of
+            each class, those of rare classes several times and not all of the frequent ones.
         eval_batch_size: Documents a batch where nothing is learned.
         seed: Decides the validation share, the order of batches and the rows of unknown words.
         num_workers: Processes that assemble batches ahead of time; 0 for none.
@@ -130,6 +134,7 @@ class HANDataModule(pl.LightningDataModule):
         vectors: str = "auto",
         embedding_size: int | None = None,
         batch_size: int | None = None,
+        sampler: Sampler = "random",
         eval_batch_size: int = 64,
         seed: int = 0,
         num_workers: int = 0,
@@ -173,6 +178,7 @@ class HANDataModule(pl.LightningDataModule):
         }
         self._embedding_size = embedding_size
         self._batch_size = batch_size
+        self._sampler = sampler
         self._eval_batch_size = eval_batch_size
         self._seed = seed
         self._num_workers = num_workers
@@ -284,15 +290,25 @@ class HANDataModule(pl.LightningDataModule):
 
     def train_dataloader(self) -> DataLoader[Batch]:
         """Batches of similar length, in another order every epoch."""
-        documents = self._documents("train", *(("validation",) if self.refitting else ()))
+        documents = self._training
         sampler = LengthGroupedBatchSampler(
             documents.words_per_document,
             self.batch_size,
+            classes=documents.labels if self._sampler == "balanced" else None,
             seed=self._seed,
             rank=self._rank,
             num_replicas=self._num_replicas,
         )
         return self._loader(documents, sampler)
+
+    @property
+    def training_labels(self) -> npt.NDArray[np.integer]:
+        """The labels of the documents that are trained on, as `StoredDocuments.labels`."""
+        return self._training.labels
+
+    @property
+    def _training(self) -> BatchDataset:
+        return self._documents("train", *(("validation",) if self.refitting else ()))
 
     def val_dataloader(self) -> DataLoader[Batch]:
         """The validation documents in their order."""

@@ -38,6 +38,8 @@ from han.transformer import Blocks
 Texts = Iterable[str]
 Labels = npt.ArrayLike
 
+Sampler = Literal["random", "balanced"]  # that of `han.datamodule`, which imports Lightning
+
 _MODEL = "model"
 _ONE_AT_A_TIME = threading.RLock()  # training seeds the process's random generators
 
@@ -71,6 +73,9 @@ class HANClassifier(ClassifierMixin, BaseEstimator):  # type: ignore[misc]  # th
             their own defaults.
         sentence_dropout: Probability of leaving a sentence out of a training document.
         label_smoothing: Share of each target's probability that is spread over all classes.
+        class_weights: How much texts of each class count in the loss: all the same by default,
+            `"balanced"` (each class as much as the others), or weights by label, 1 for those left
+            out.
         optimizer: `"adamw"`, or `"sgd"` with momentum.
         learning_rate: Peak learning rate; by default 0.007 for few texts, 0.004 for many. The
             weights of a transformer have a seventh of it.
@@ -100,6 +105,8 @@ class HANClassifier(ClassifierMixin, BaseEstimator):  # type: ignore[misc]  # th
         embedding_size: Width of the word vectors where `vectors` is `"word2vec"` or `"none"`; by
             default 200.
         batch_size: Texts a batch; by default 16 of few texts, up to 64 of many.
+        sampler: Which training texts an epoch has: `"random"` is each once, `"balanced"` as many of
+            each class, those of rare classes several times and not all of the frequent ones.
         eval_batch_size: Validation texts a batch.
         cache_dir: Where downloaded vectors are kept and, while it trains, encoded texts; by default
             the user's cache folder and the system's folder for temporary files.
@@ -140,6 +147,7 @@ class HANClassifier(ClassifierMixin, BaseEstimator):  # type: ignore[misc]  # th
         transformer: Blocks | None = None,
         sentence_dropout: float = 0.3,
         label_smoothing: float = 0.1,
+        class_weights: Literal["balanced"] | dict[str, float] | None = None,
         optimizer: Literal["adamw", "sgd"] = "adamw",
         learning_rate: float | None = None,
         embedding_learning_rate: float | None = None,
@@ -156,6 +164,7 @@ class HANClassifier(ClassifierMixin, BaseEstimator):  # type: ignore[misc]  # th
         vectors: str = "auto",
         embedding_size: int | None = None,
         batch_size: int | None = None,
+        sampler: Sampler = "random",
         eval_batch_size: int = 64,
         cache_dir: str | None = None,
         max_epochs: int | None = None,
@@ -181,6 +190,7 @@ class HANClassifier(ClassifierMixin, BaseEstimator):  # type: ignore[misc]  # th
         self.transformer = transformer
         self.sentence_dropout = sentence_dropout
         self.label_smoothing = label_smoothing
+        self.class_weights = class_weights
         self.optimizer = optimizer
         self.learning_rate = learning_rate
         self.embedding_learning_rate = embedding_learning_rate
@@ -197,6 +207,7 @@ class HANClassifier(ClassifierMixin, BaseEstimator):  # type: ignore[misc]  # th
         self.vectors = vectors
         self.embedding_size = embedding_size
         self.batch_size = batch_size
+        self.sampler = sampler
         self.eval_batch_size = eval_batch_size
         self.cache_dir = cache_dir
         self.max_epochs = max_epochs
@@ -246,6 +257,8 @@ class HANClassifier(ClassifierMixin, BaseEstimator):  # type: ignore[misc]  # th
         names = [_name(label) for label in classes.tolist()]
         order = sorted(range(len(names)), key=lambda index: natural_order(names[index]))
         columns = np.argsort(order)
+        weights = _by_column(options["class_weights"], classes, columns)
+        options["class_weights"] = weights
         with _ONE_AT_A_TIME, _working_folder(options["cache_dir"]) as folder:
             sources = {"train": _write(folder / "train.jsonl", texts, columns[numbers])}
             if validation is not None:
@@ -482,6 +495,8 @@ def _train(
     if not all(weight.isfinite().all() for weight in module.network.parameters()):
         raise ValueError(f"{DIVERGED}.")
     training = {**module.options, "refit": refitted}
+    if isinstance(weights := training["class_weights"], Mapping):
+        training["class_weights"] = {labels[int(index)]: one for index, one in weights.items()}
     facts = {"data": _with_names(data.corpus.summary, labels), "training": training}
     Bundle(module.network, data.vocabulary, tuple(labels), facts).save(folder / _MODEL)
     score = checkpoint.best_model_score
@@ -624,6 +639,21 @@ def _indices(labels: npt.NDArray[Any], classes: npt.NDArray[Any]) -> npt.NDArray
     return np.array(found, np.int64)
 
 
+def _by_column(
+    weights: Any,  # noqa: ANN401  # an option, as it is given
+    classes: npt.NDArray[Any],
+    columns: npt.NDArray[np.int64],
+) -> Any:  # noqa: ANN401
+    """Return weights by the numbers that stand for labels while the network trains."""
+    if not isinstance(weights, Mapping):
+        return weights
+    numbers = dict(zip(classes.tolist(), columns.tolist(), strict=True))
+    for label in weights:
+        if label not in numbers:
+            raise ValueError(f"`class_weights` names {label!r}, which does not occur in `y`.")
+    return {str(numbers[label]): weight for label, weight in weights.items()}
+
+
 def _name(label: object) -> str:
     """Return what the model directory calls a class, which is what the command line calls it."""
     return encodable(label) if isinstance(label, str) else str(as_name({"y": label}, "y"))
@@ -641,6 +671,8 @@ def _fits(value: object, hint: Any) -> bool:  # noqa: ANN401
     """Tell whether a plain value is of a type."""
     if get_origin(hint) is Literal:
         return isinstance(value, str) and value in get_args(hint)
+    if get_origin(hint) is dict:
+        return isinstance(value, Mapping) and all(_fits(one, float) for one in value.values())
     if get_origin(hint) in (Union, UnionType):
         return any(_fits(value, part) for part in get_args(hint))
     if hint is float:
@@ -651,8 +683,9 @@ def _fits(value: object, hint: Any) -> bool:  # noqa: ANN401
 def _in_words(hint: Any) -> str:  # noqa: ANN401
     if get_origin(hint) is Literal:
         return " or ".join(map(repr, get_args(hint)))
-    parts = get_args(hint)
-    return " or ".join(map(_in_words, parts)) if parts else _WORDS[hint]
+    if get_origin(hint) in (Union, UnionType):
+        return " or ".join(map(_in_words, get_args(hint)))
+    return _WORDS[hint]
 
 
 _WORDS = {
@@ -661,6 +694,7 @@ _WORDS = {
     str: "a string",
     bool: "True or False",
     type(None): "None",
+    dict[str, float]: "numbers by label",
     Weighting: "a han.attention.Weighting",
     Blocks: "a han.transformer.Blocks",
 }

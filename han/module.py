@@ -10,7 +10,6 @@ import numpy as np
 import pytorch_lightning as pl
 import torch
 from torch import Tensor, nn
-from torch.nn import functional
 from torch.optim import SGD, Optimizer
 from torch.optim.lr_scheduler import LambdaLR
 from torchmetrics import CatMetric, MetricCollection, SumMetric
@@ -22,6 +21,7 @@ from han.metrics import classification_figures
 from han.model import ATTENTIONS, GROUPS, Draws, Encoder, Ensemble, HANOutput
 from han.optimization import RowwiseAdamW, distinct_rows
 from han.recipe import Recipe, recipe_for
+from han.task import check_weights, label_weights, loss
 from han.transformer import Blocks, RaggedTransformer
 
 TRANSFORMER_SHARE = 1 / 7  # of the learning rate, for a transformer's weights
@@ -62,6 +62,9 @@ class HANModule(pl.LightningModule):
         transformer: The blocks of a transformer, at either level.
         sentence_dropout: Probability of leaving a sentence out of a training document.
         label_smoothing: Share of each target's probability that is spread over all classes.
+        class_weights: How much documents of each class count in the loss, of the validation
+            documents too: all the same by default, `balanced` (each class as much as the others),
+            or weights by the label's name, such as `{spam: 5}`, 1 for those left out.
         optimizer: `adamw`, or `sgd` with momentum as in the paper.
         learning_rate: Peak learning rate; by default 0.007 for few documents, 0.004 for many. The
             weights of a transformer have a seventh of it.
@@ -77,6 +80,7 @@ class HANModule(pl.LightningModule):
     """
 
     usual_worth: Tensor  # of each member's draws
+    label_weights: Tensor | None  # (C,), how much each class counts in the loss
 
     def __init__(
         self,
@@ -97,6 +101,7 @@ class HANModule(pl.LightningModule):
         transformer: Blocks = Blocks(),
         sentence_dropout: float = 0.3,
         label_smoothing: float = 0.1,
+        class_weights: Literal["balanced"] | dict[str, float] | None = None,
         optimizer: Literal["adamw", "sgd"] = "adamw",
         learning_rate: float | None = None,
         embedding_learning_rate: float | None = None,
@@ -109,6 +114,7 @@ class HANModule(pl.LightningModule):
         for name, share in shares.items():
             if not 0 <= share < 1:
                 raise ValueError(f"`{name}` must be at least 0 and below 1, got {share}.")
+        check_weights(class_weights)
         if learning_rate is not None and learning_rate <= 0:
             raise ValueError(f"`learning_rate` must be above 0, got {learning_rate}.")
         if embedding_learning_rate is not None and embedding_learning_rate < 0:
@@ -140,6 +146,8 @@ class HANModule(pl.LightningModule):
         if any(self.hparams[name]["normalization"] == "hard_reinforce" for name in ATTENTIONS):
             worth_of_guesses = torch.full((members,), -math.log(num_classes))
             self.register_buffer("usual_worth", worth_of_guesses)  # see `_worth_of_draws`
+        weights = None if class_weights is None else torch.ones(num_classes)
+        self.register_buffer("label_weights", weights)  # of what, is known when training starts
         metrics = MetricCollection(
             {
                 "accuracy": MulticlassAccuracy(num_classes, average="micro"),
@@ -178,8 +186,12 @@ class HANModule(pl.LightningModule):
         """Start training from the data module's pretrained vectors, where it has some.
 
         Raises:
-            ValueError: They are not of the network's shape.
+            ValueError: They are not of the network's shape, or class weights are not of its labels.
         """
+        if self.label_weights is not None and stage == "fit":
+            given, labels = self.hparams["class_weights"], self._datamodule.training_labels
+            weights = label_weights(given, self._labels, labels)
+            self.label_weights.copy_(torch.from_numpy(weights))
         matrix = getattr(self._datamodule, "embedding_matrix", None) if stage == "fit" else None
         if matrix is None:
             return
@@ -204,7 +216,7 @@ class HANModule(pl.LightningModule):
         outputs = [member(self._without_some_sentences(batch)) for member in self.network.members]
         losses = torch.stack(
             [
-                functional.cross_entropy(output.logits, targets, label_smoothing=smoothing)
+                loss(output.logits, targets, weights=self.label_weights, smoothing=smoothing)
                 for output in outputs
             ]
         )
@@ -216,11 +228,11 @@ class HANModule(pl.LightningModule):
             batch_size=len(batch),
             sync_dist=True,
         )
-        loss = losses.sum()
+        total = losses.sum()
         for member, output in enumerate(outputs):
             if output.draws is not None:
-                loss = loss + self._worth_of_draws(member, output.logits, output.draws, targets)
-        return loss
+                total = total + self._worth_of_draws(member, output.logits, output.draws, targets)
+        return total
 
     def _worth_of_draws(self, member: int, logits: Tensor, draws: Draws, targets: Tensor) -> Tensor:
         """Return what has the gradient of REINFORCE (Williams 1992; Xu et al. 2015, eqs. 10-12).
@@ -229,7 +241,7 @@ class HANModule(pl.LightningModule):
         of late; draws that are worth more become likelier. Some entropy keeps them from settling
         too soon.
         """
-        worth = -functional.cross_entropy(logits.detach(), targets, reduction="none")  # (B,)
+        worth = -loss(logits.detach(), targets, reduction="none")  # (B,)
         above = worth - self.usual_worth[member]
         self.usual_worth[member] += (1 - BASELINE_DECAY) * above.mean()
         rewards = REWARD_SHARE * above * draws.log_probability  # (B,)
@@ -245,8 +257,8 @@ class HANModule(pl.LightningModule):
         """Log the cross-entropy (nats), accuracy and macro-F1 over the validation split."""
         logits, targets = self(batch).logits, _targets(batch)
         self.val_metrics.update(logits, targets)
-        loss = functional.cross_entropy(logits, targets)
-        self.log("val_loss", loss, batch_size=len(batch), sync_dist=True)
+        value = loss(logits, targets, weights=self.label_weights)
+        self.log("val_loss", value, batch_size=len(batch), sync_dist=True)
         self.log_dict(self.val_metrics, prog_bar=True, batch_size=len(batch))
 
     def on_test_epoch_start(self) -> None:
@@ -262,8 +274,7 @@ class HANModule(pl.LightningModule):
         self.test_targets.update(targets)
         self.test_predictions.update(logits.argmax(1))
         self.test_words.update(len(batch.tokens))
-        loss = functional.cross_entropy(logits, targets)
-        self.log("test_loss", loss, batch_size=len(batch), sync_dist=True)
+        self.log("test_loss", loss(logits, targets), batch_size=len(batch), sync_dist=True)
         self.log_dict(self.test_metrics, batch_size=len(batch))
 
     def on_test_epoch_end(self) -> None:

@@ -26,6 +26,7 @@ ORDER = (
     "corpus",
     "word2vec",
     "batching",
+    "task",
     "kernel",
     "attention",
     "gru",
@@ -59,6 +60,7 @@ ALLOWED_BACK = {("explanation", "report")}
 LIGHTNING = {"datamodule", "module", "training", "estimator", "cli"}
 WITH_TORCH = {
     "batching",
+    "task",
     "kernel",
     "attention",
     "gru",
