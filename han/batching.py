@@ -30,7 +30,8 @@ class Batch:
         tokens: Word ids, document after document, int64 (N,).
         words_per_sentence: At least 1 each, sums to N, int64 (S,).
         sentences_per_document: Sums to S, 0 for an empty document, int64 (B,).
-        labels: Class of each document, int64 (B,), or None where they are not known.
+        labels: Class of each document, int64 (B,), or whether it has each label, int64 (B, C) of 0
+            and 1; None where they are not known.
     """
 
     tokens: torch.Tensor
@@ -64,7 +65,9 @@ class Batch:
 
     @classmethod
     def from_lists(
-        cls, documents: Sequence[Sequence[Sequence[int]]], labels: Sequence[int] | None = None
+        cls,
+        documents: Sequence[Sequence[Sequence[int]]],
+        labels: Sequence[int] | Sequence[Sequence[int]] | None = None,
     ) -> Batch:
         """Build a batch by hand: a list of documents, each a list of sentences of word ids.
 
@@ -337,7 +340,8 @@ def _tensor(array: np.ndarray[Any, np.dtype[Any]]) -> torch.Tensor:
 def _validate(arrays: dict[str, np.ndarray[Any, np.dtype[Any]]]) -> None:
     """Check what the arrays of a batch must be for each to mean what it says."""
     for name, array in arrays.items():
-        if array.ndim != 1 or array.dtype.kind not in "iu":
+        flat = array.ndim == 1 or (name == "labels" and array.ndim == 2)
+        if not flat or array.dtype.kind not in "iu":
             raise ValueError(
                 f"`{name}` must be a one-dimensional array of integers, got shape {array.shape} "
                 f"of {array.dtype}."

@@ -13,6 +13,8 @@ from torch.optim.optimizer import register_optimizer_step_post_hook
 from han.attention import Weighting, attention_pooling, segment_index
 from han.batching import Batch
 from han.gru import RaggedGRU
+from han.ordinal import ContinuationRatio
+from han.task import Task
 from han.transformer import Blocks, RaggedTransformer
 from han.vocabulary import Vocabulary
 
@@ -164,6 +166,8 @@ class HierarchicalAttentionNetwork(nn.Module):
         word_encoder: What reads the words of a sentence.
         sentence_encoder: What reads the sentences of a document.
         transformer: The blocks of a transformer, at either level.
+        task: What labels are; where it is `ordinal`, the logits are log-probabilities, see
+            `ContinuationRatio`.
 
     Attributes:
         options: The constructor's arguments by name, those of a group by theirs: JSON values,
@@ -189,6 +193,7 @@ class HierarchicalAttentionNetwork(nn.Module):
         word_encoder: Encoder = "gru",
         sentence_encoder: Encoder = "gru",
         transformer: Blocks = Blocks(),
+        task: Task = "multiclass",
     ) -> None:
         super().__init__()
         sizes = {
@@ -215,6 +220,10 @@ class HierarchicalAttentionNetwork(nn.Module):
             if encoder not in get_args(Encoder):
                 known = ", ".join(get_args(Encoder))
                 raise ValueError(f"`{name}` must be one of {known}, got {encoder!r:.40}.")
+        if task not in get_args(Task):
+            raise ValueError(
+                f"`task` must be one of {', '.join(get_args(Task))}, got {task!r:.40}."
+            )
         self.options: dict[str, Any] = {
             **sizes,
             **dropouts,
@@ -222,6 +231,7 @@ class HierarchicalAttentionNetwork(nn.Module):
             "sentence_attention": asdict(sentence_attention),
             **encoders,
             "transformer": asdict(transformer),
+            "task": task,
         }
         self.word_dropout = word_dropout
         self.embedding = nn.Embedding(vocabulary_size, embedding_size)
@@ -246,7 +256,8 @@ class HierarchicalAttentionNetwork(nn.Module):
         )
         self.word_table = _WordTable()
         self.classifier_dropout = nn.Dropout(classifier_dropout)
-        self.classifier = nn.Linear(self.sentence_encoder.output_size, num_classes)
+        head = ContinuationRatio if task == "ordinal" else nn.Linear
+        self.classifier = head(self.sentence_encoder.output_size, num_classes)
 
     def forward(self, batch: Batch) -> HANOutput:
         """Read the batch's documents; each one's result does not depend on the others."""

@@ -7,21 +7,36 @@ import time
 from typing import Any, Literal
 
 import numpy as np
+import numpy.typing as npt
 import pytorch_lightning as pl
 import torch
 from torch import Tensor, nn
 from torch.optim import SGD, Optimizer
 from torch.optim.lr_scheduler import LambdaLR
-from torchmetrics import CatMetric, MetricCollection, SumMetric
-from torchmetrics.classification import MulticlassAccuracy, MulticlassF1Score
+from torchmetrics import CatMetric, MeanAbsoluteError, Metric, MetricCollection, SumMetric
+from torchmetrics.classification import (
+    MulticlassAccuracy,
+    MulticlassF1Score,
+    MultilabelExactMatch,
+    MultilabelF1Score,
+)
 
 from han.attention import Weighting
 from han.batching import Batch
-from han.metrics import classification_figures
+from han.metrics import best_thresholds, figures_of
 from han.model import ATTENTIONS, GROUPS, Draws, Encoder, Ensemble, HANOutput
 from han.optimization import RowwiseAdamW, distinct_rows
 from han.recipe import Recipe, recipe_for
-from han.task import check_weights, label_weights, loss
+from han.task import (
+    THRESHOLD,
+    Task,
+    check_weights,
+    decisions,
+    initial_loss,
+    label_weights,
+    loss,
+    probabilities,
+)
 from han.transformer import Blocks, RaggedTransformer
 
 TRANSFORMER_SHARE = 1 / 7  # of the learning rate, for a transformer's weights
@@ -43,6 +58,7 @@ class HANModule(pl.LightningModule):
         vocabulary_size: Number of word ids V; the data module knows it.
         num_classes: Number of classes C; the data module knows it.
         embedding_size: Width E of the word vectors; the data module knows it.
+        task: What labels are; the data module knows it.
         members: Number of networks that are trained side by side, each from its own start; the mean
             of their logits is the answer (deep ensembles: Lakshminarayanan et al. 2017). Time grows
             with it, in training and afterwards.
@@ -61,10 +77,12 @@ class HANModule(pl.LightningModule):
         sentence_encoder: What reads the sentences of a document.
         transformer: The blocks of a transformer, at either level.
         sentence_dropout: Probability of leaving a sentence out of a training document.
-        label_smoothing: Share of each target's probability that is spread over all classes.
+        label_smoothing: Share of each target's probability that is spread over all classes; none
+            where a document may have several labels.
         class_weights: How much documents of each class count in the loss, of the validation
             documents too: all the same by default, `balanced` (each class as much as the others),
-            or weights by the label's name, such as `{spam: 5}`, 1 for those left out.
+            or weights by the label's name, such as `{spam: 5}`, 1 for those left out. Of several
+            labels, how much having one counts beside not having it.
         optimizer: `adamw`, or `sgd` with momentum as in the paper.
         learning_rate: Peak learning rate; by default 0.007 for few documents, 0.004 for many. The
             weights of a transformer have a seventh of it.
@@ -81,12 +99,14 @@ class HANModule(pl.LightningModule):
 
     usual_worth: Tensor  # of each member's draws
     label_weights: Tensor | None  # (C,), how much each class counts in the loss
+    thresholds: Tensor | None  # (C,), from which probability on a document has each of several
 
     def __init__(
         self,
         vocabulary_size: int,
         num_classes: int,
         embedding_size: int = 200,
+        task: Task = "multiclass",
         members: int = 3,
         hidden_size: int = 50,
         attention_size: int = 100,
@@ -127,6 +147,7 @@ class HANModule(pl.LightningModule):
             vocabulary_size=vocabulary_size,
             num_classes=num_classes,
             embedding_size=embedding_size,
+            task=task,
             hidden_size=hidden_size,
             attention_size=attention_size,
             word_dropout=word_dropout,
@@ -144,22 +165,23 @@ class HANModule(pl.LightningModule):
         for embedding in self.network.embeddings:
             embedding.weight.requires_grad_(embedding_learning_rate != 0)
         if any(self.hparams[name]["normalization"] == "hard_reinforce" for name in ATTENTIONS):
-            worth_of_guesses = torch.full((members,), -math.log(num_classes))
+            worth_of_guesses = torch.full((members,), -initial_loss(num_classes, task))
             self.register_buffer("usual_worth", worth_of_guesses)  # see `_worth_of_draws`
         weights = None if class_weights is None else torch.ones(num_classes)
         self.register_buffer("label_weights", weights)  # of what, is known when training starts
-        metrics = MetricCollection(
-            {
-                "accuracy": MulticlassAccuracy(num_classes, average="micro"),
-                "macro_f1": _MacroF1(num_classes, average="none"),
-            }
-        )
+        several = task == "multilabel"
+        thresholds = torch.full((num_classes,), THRESHOLD) if several else None
+        self.register_buffer("thresholds", thresholds)  # tuned on the validation documents
+        metrics = MetricCollection(_metrics(task, num_classes))
         self.val_metrics = metrics.clone(prefix="val_")
         self.test_metrics = metrics.clone(prefix="test_")
+        self.val_targets, self.val_probabilities = CatMetric(), CatMetric()
         self.test_targets, self.test_predictions = CatMetric(), CatMetric()
+        self.test_probabilities = CatMetric()
         self.test_words = SumMetric()
         self.test_figures: dict[str, Any] = {}
         self.test_classes = np.zeros(0, np.int64)
+        self.test_scores: npt.NDArray[np.float32] | None = None
         self._test_started = 0.0
 
     @property
@@ -212,14 +234,10 @@ class HANModule(pl.LightningModule):
         A sum, so that each member trains as if it were alone. Where hard attention drew, another
         term teaches it to draw better, see `_worth_of_draws`.
         """
-        smoothing, targets = self.hparams["label_smoothing"], _targets(batch)
+        task, targets = self._task, _targets(batch)
+        options = {"weights": self.label_weights, "smoothing": self.hparams["label_smoothing"]}
         outputs = [member(self._without_some_sentences(batch)) for member in self.network.members]
-        losses = torch.stack(
-            [
-                loss(output.logits, targets, weights=self.label_weights, smoothing=smoothing)
-                for output in outputs
-            ]
-        )
+        losses = torch.stack([loss(output.logits, targets, task, **options) for output in outputs])
         self.log(
             "train_loss",
             losses.mean(),
@@ -241,7 +259,7 @@ class HANModule(pl.LightningModule):
         of late; draws that are worth more become likelier. Some entropy keeps them from settling
         too soon.
         """
-        worth = -loss(logits.detach(), targets, reduction="none")  # (B,)
+        worth = -loss(logits.detach(), targets, self._task, reduction="none")  # (B,)
         above = worth - self.usual_worth[member]
         self.usual_worth[member] += (1 - BASELINE_DECAY) * above.mean()
         rewards = REWARD_SHARE * above * draws.log_probability  # (B,)
@@ -254,36 +272,67 @@ class HANModule(pl.LightningModule):
         return batch.drop_sentences(draws < probability)
 
     def validation_step(self, batch: Batch, batch_index: int) -> None:
-        """Log the cross-entropy (nats), accuracy and macro-F1 over the validation split."""
+        """Log the cross-entropy (nats), accuracy, macro-F1 and what else the task has.
+
+        Where documents may have several labels, these are for thresholds of a half.
+        """
         logits, targets = self(batch).logits, _targets(batch)
-        self.val_metrics.update(logits, targets)
-        value = loss(logits, targets, weights=self.label_weights)
+        scores = self._scores(logits)
+        self.val_metrics.update(scores, targets)
+        if self.thresholds is not None:
+            self.val_targets.update(targets)
+            self.val_probabilities.update(scores)
+        value = loss(logits, targets, self._task, weights=self.label_weights)
         self.log("val_loss", value, batch_size=len(batch), sync_dist=True)
         self.log_dict(self.val_metrics, prog_bar=True, batch_size=len(batch))
 
+    def on_validation_epoch_end(self) -> None:
+        """Tune the thresholds, where documents may have several labels."""
+        if self.thresholds is None:
+            return
+        targets, found = _integers(self.val_targets), self.val_probabilities.compute().cpu().numpy()
+        tuned = best_thresholds(targets, found, THRESHOLD)
+        self.thresholds.copy_(torch.from_numpy(tuned))
+        figures = figures_of(self._task, targets, found >= tuned, self._labels, found)
+        self.log("val_average_precision", figures["average_precision"], sync_dist=True)
+        for metric in (self.val_targets, self.val_probabilities):
+            metric.reset()
+
     def on_test_epoch_start(self) -> None:
         """Start the clock and forget the last test."""
-        for metric in (self.test_targets, self.test_predictions, self.test_words):
+        gathered = (self.test_targets, self.test_predictions, self.test_probabilities)
+        for metric in (*gathered, self.test_words):
             metric.reset()
         self._test_started = time.perf_counter()
 
     def test_step(self, batch: Batch, batch_index: int) -> None:
-        """Log the cross-entropy (nats), accuracy and macro-F1 over the test split."""
+        """Log the cross-entropy (nats), accuracy, macro-F1 and what else the task has."""
         logits, targets = self(batch).logits, _targets(batch)
-        self.test_metrics.update(logits, targets)
+        scores = self._scores(logits)
+        decided = decisions(scores, self._task, self.thresholds)
+        self.test_metrics.update(decided, targets)
         self.test_targets.update(targets)
-        self.test_predictions.update(logits.argmax(1))
+        self.test_predictions.update(decided)
+        if self.thresholds is not None:
+            self.test_probabilities.update(scores)
         self.test_words.update(len(batch.tokens))
-        self.log("test_loss", loss(logits, targets), batch_size=len(batch), sync_dist=True)
+        self.log(
+            "test_loss", loss(logits, targets, self._task), batch_size=len(batch), sync_dist=True
+        )
         self.log_dict(self.test_metrics, batch_size=len(batch))
 
     def on_test_epoch_end(self) -> None:
-        """Compute `test_figures`, with the keys of `test_metrics.json`, and `test_classes` (B,)."""
+        """Compute `test_figures`, with the keys of `test_metrics.json`, and `test_classes` (B,).
+
+        Where documents may have several labels, `test_classes` are (B, C), 1 for the labels that
+        they are given, and `test_scores` (B, C) their probabilities.
+        """
         seconds = time.perf_counter() - self._test_started
         self.test_classes = _integers(self.test_predictions)
-        figures = classification_figures(
-            _integers(self.test_targets), self.test_classes, self._labels
-        )
+        targets, labels = _integers(self.test_targets), self._labels
+        if self.thresholds is not None:
+            self.test_scores = self.test_probabilities.compute().cpu().numpy()
+        figures = figures_of(self._task, targets, self.test_classes, labels, self.test_scores)
         self.test_figures = {
             **figures,
             "seconds": seconds,
@@ -296,7 +345,7 @@ class HANModule(pl.LightningModule):
 
     def predict_step(self, batch: Batch, batch_index: int) -> Tensor:
         """Return the probability (B, C) of each class."""
-        return self(batch).logits.softmax(1)  # type: ignore[no-any-return]
+        return probabilities(self(batch).logits, self._task)
 
     def configure_optimizers(self) -> Any:  # noqa: ANN401  # a dictionary that Lightning reads
         """Build the optimiser, and the schedule that changes its rates after every batch."""
@@ -375,6 +424,20 @@ class HANModule(pl.LightningModule):
                         grad.mul_(gradient_clip_val / (norm + 1e-6))
 
     @property
+    def plain_thresholds(self) -> tuple[float, ...] | None:
+        """The thresholds as the model directory has them."""
+        return None if self.thresholds is None else tuple(self.thresholds.tolist())
+
+    def _scores(self, logits: Tensor) -> Tensor:
+        """Return what tells classes (B, C) apart, of several labels their probabilities."""
+        return logits if self.thresholds is None else probabilities(logits.float(), self._task)
+
+    @property
+    def _task(self) -> Task:
+        task: Task = self.hparams["task"]
+        return task
+
+    @property
     def _datamodule(self) -> Any:  # noqa: ANN401  # Lightning sets it and leaves it untyped
         return getattr(self.trainer, "datamodule", None)
 
@@ -383,6 +446,31 @@ class HANModule(pl.LightningModule):
         """The classes' names, or their numbers where no data module tells them."""
         numbers = map(str, range(self.hparams["num_classes"]))
         return tuple(getattr(self._datamodule, "labels", numbers))
+
+
+def _metrics(task: Task, num_classes: int) -> dict[str, Metric | MetricCollection]:
+    """Return what is computed in the loop."""
+    if task == "multilabel":
+        return {
+            "accuracy": MultilabelExactMatch(num_classes),
+            "macro_f1": MultilabelF1Score(num_classes),
+            "micro_f1": MultilabelF1Score(num_classes, average="micro"),
+        }
+    metrics: dict[str, Metric | MetricCollection] = {
+        "accuracy": MulticlassAccuracy(num_classes, average="micro"),
+        "macro_f1": _MacroF1(num_classes, average="none"),
+    }
+    if task == "ordinal":
+        metrics["mean_absolute_error"] = _MeanAbsoluteError()
+    return metrics
+
+
+class _MeanAbsoluteError(MeanAbsoluteError):
+    """The mean number of classes between the likeliest and the true one."""
+
+    def update(self, preds: Tensor, target: Tensor) -> None:
+        classes = preds.argmax(1) if preds.ndim == 2 else preds
+        super().update(classes.float(), target.float())
 
 
 class _MacroF1(MulticlassF1Score):

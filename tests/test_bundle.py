@@ -6,6 +6,7 @@ import os
 import pickle
 import re
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -117,7 +118,7 @@ class TestSave:
         for name, weight in loaded.state_dict().items():
             assert torch.equal(weight, expected[name]), name
         config = json.loads((tmp_path / "m" / "config.json").read_text())
-        assert config["format"] == "han.model/3"
+        assert config["format"] == "han.model/4"
         card = (tmp_path / "m" / "README.md").read_text()
         assert f"| networks, of which it is the mean | {members} |" in card
 
@@ -234,7 +235,7 @@ NOT_CONFIGS = [b"", b'{"format": ', b"[" * 100_000, b'{"labels": "caf\xe9"}', b"
 
 Config = dict[str, Any]
 CHANGES: dict[str, Callable[[Config], object]] = {
-    "another format": lambda config: config.update(format="han.model/4"),
+    "another format": lambda config: config.update(format="han.model/5"),
     "no format": lambda config: config.pop("format"),
     "no network": lambda config: config.pop("network"),
     "a class for the network": lambda config: config.update(network="os.system"),
@@ -282,6 +283,29 @@ class TestLoad:
         bundle = Bundle.load(directory)
         assert bundle.network.options == make_bundle().network.options
         assert bundle.vocabulary.tokenizer == Tokenizer()
+
+    def test_a_model_of_before_there_were_kinds_of_label_has_classes(self, tmp_path: Path) -> None:
+        directory = save_model(tmp_path / "m")
+        change_config(directory, lambda config: config.update(format="han.model/3"))
+        change_config(directory, lambda config: config["network"].pop("task"))
+        bundle = Bundle.load(directory)
+        assert bundle.network.options["task"] == "multiclass"
+        assert bundle.thresholds is None
+
+    def test_thresholds_come_back(self, tmp_path: Path) -> None:
+        made = make_bundle(options={"task": "multilabel"})
+        assert made.thresholds == (0.5, 0.5)
+        replace(made, thresholds=(0.25, 0.5)).save(tmp_path / "m")
+        assert Bundle.load(tmp_path / "m").thresholds == (0.25, 0.5)
+
+    @pytest.mark.parametrize("given", [[0.5], [0.5, 2], [0.5, "a"], 0.5, [float("nan"), 0.5]])
+    def test_thresholds_that_are_none_are_one_clear_error(
+        self, tmp_path: Path, given: object
+    ) -> None:
+        make_bundle(options={"task": "multilabel"}).save(tmp_path / "m")
+        change_config(tmp_path / "m", lambda config: config.update(thresholds=given))
+        with pytest.raises(ValueError, match="`thresholds` must be"):
+            Bundle.load(tmp_path / "m")
 
     def test_earlier_networks_of_uniform_attention_are_refused(self, tmp_path: Path) -> None:
         directory = save_model(tmp_path / "m")

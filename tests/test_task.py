@@ -6,7 +6,7 @@ import torch
 from sklearn.utils.class_weight import compute_class_weight
 from torch.nn import functional
 
-from han.task import check_weights, label_weights, loss
+from han.task import check_order, check_weights, decisions, label_weights, loss, probabilities
 
 LABELS = np.repeat([0, 1, 2], [70, 20, 10])
 NAMES = ("a", "b", "c")
@@ -26,6 +26,11 @@ class TestLabelWeights:
     def test_a_class_without_documents_has_a_finite_one(self) -> None:
         assert np.isfinite(label_weights("balanced", (*NAMES, "d"), LABELS)).all()
 
+    def test_of_several_labels_having_one_counts_as_much_as_not_having_it(self) -> None:
+        labels = np.array([[1, 0], [0, 0], [0, 1], [0, 1]])
+        assert label_weights("balanced", ("a", "b"), labels).tolist() == [3, 1]
+        assert label_weights({"b": 4.0}, ("a", "b"), labels).tolist() == [1, 4]
+
     def test_a_name_that_is_no_label_is_refused(self) -> None:
         with pytest.raises(ValueError, match="`class_weights` names 'd', which is not one of"):
             label_weights({"d": 1.0}, NAMES, LABELS)
@@ -44,5 +49,37 @@ class TestLoss:
         expected = functional.cross_entropy(
             logits[repeated], targets[repeated], label_smoothing=0.1, reduction="sum"
         )
-        found = loss(logits, targets, weights=weights, smoothing=0.1)
+        found = loss(logits, targets, "multiclass", weights=weights, smoothing=0.1)
         assert float(6 * found) == pytest.approx(float(expected))
+
+    def test_of_several_labels_it_is_how_likely_they_are_together(self) -> None:
+        logits, targets = torch.randn(5, 3), torch.randint(2, (5, 3))
+        p = probabilities(logits.double(), "multilabel")
+        likelihood = torch.where(targets == 1, p, 1 - p).prod(1)
+        of_each = loss(logits, targets, "multilabel", smoothing=0.1, reduction="none")
+        assert of_each.tolist() == pytest.approx((-likelihood.log()).tolist(), rel=1e-5)
+        assert float(loss(logits, targets, "multilabel")) == pytest.approx(float(of_each.mean()))
+
+    def test_weights_of_several_labels_count_where_a_document_has_them(self) -> None:
+        logits, targets = torch.zeros(1, 2), torch.tensor([[1, 0]])
+        weighted = loss(logits, targets, "multilabel", weights=torch.tensor([3.0, 7.0]))
+        assert float(weighted) == pytest.approx((3 + 1) * np.log(2))
+
+
+class TestDecisions:
+    def test_a_threshold_is_reached_by_what_equals_it(self) -> None:
+        p = torch.tensor([[0.2, 0.9], [0.1, 0.4]])
+        found = decisions(p, "multilabel", torch.tensor([0.2, 0.5]))
+        assert found.tolist() == [[1, 1], [0, 0]]
+
+    def test_of_ordered_classes_it_is_the_likeliest(self) -> None:
+        assert decisions(torch.tensor([[0.2, 0.5, 0.3]]), "ordinal", None).tolist() == [1]
+
+
+class TestCheckOrder:
+    def test_numbers_are_an_order(self) -> None:
+        check_order(("1", "2 fair", "class 10"))
+
+    def test_names_without_numbers_are_refused(self) -> None:
+        with pytest.raises(ValueError, match="'good' has none; rename them"):
+            check_order(("1", "good"))
