@@ -12,7 +12,7 @@ from typing import NamedTuple
 import numpy as np
 import numpy.typing as npt
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from han.attention import UniformAttention
 from han.batching import Batch
@@ -80,13 +80,28 @@ def _attention_gradient(
             )
             of_heads = spread.view(*word_heads.shape, hidden.shape[1]).mul_(hidden[:, None])
             of_words.append(of_heads.sum(2).mul_(word_heads).sum(1))
-    with torch.no_grad():
-        # The document's vector is the sums of b_ik h_i, and a logit is linear in it.
-        weight = network.classifier.weight.view(len(of_words), -1, states.shape[1])
-        of_sentences = torch.einsum("sd,ckd,sk->sc", states, weight, sentence_heads)
+        # The document's vector is the sums of b_ik h_i.
+        if isinstance(network.classifier, nn.Linear):  # of which the gradient is the same for all
+            weight = network.classifier.weight.view(len(of_words), -1, states.shape[1])
+            of_sentences = torch.einsum("sd,ckd,sk->sc", states, weight, sentence_heads)
+        else:
+            of_sentences = torch.stack(
+                [
+                    torch.einsum(
+                        "sd,skd,sk->s",
+                        states,
+                        gradient.view(len(batch), -1, states.shape[1]).repeat_interleave(
+                            batch.sentences_per_document, dim=0
+                        ),
+                        sentence_heads,
+                    )
+                    for gradient in _of_each_class(logits, documents)
+                ],
+                1,
+            )
     empty = batch.sentences_per_document == 0
     output = HANOutput.of_heads(logits.detach(), word_heads, sentence_heads.detach(), empty)
-    return output, Attribution(torch.stack(of_words, 1), of_sentences)
+    return output, Attribution(torch.stack(of_words, 1), of_sentences.detach())
 
 
 def input_gradient(network: Ensemble, batch: Batch) -> Attribution:
@@ -161,8 +176,8 @@ def occlusion(
         return kept
 
     count = 1 + num_words + num_sentences
-    probabilities = _masked_probabilities(network, tokens, lengths, variants, count)
-    lost = probabilities[0] - probabilities[1:]
+    found = _masked_probabilities(network, tokens, lengths, variants, count)
+    lost = found[0] - found[1:]
     return Attribution(lost[:num_words], lost[num_words:])
 
 

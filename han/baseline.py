@@ -17,7 +17,8 @@ import numpy.typing as npt
 from rich.console import Console
 
 from han.corpus import Corpus
-from han.metrics import classification_figures
+from han.metrics import best_thresholds, figures_of
+from han.task import Task
 
 IntArray = npt.NDArray[np.int64]
 
@@ -30,8 +31,9 @@ class LinearModel:
 
     Args:
         name: What it is called: `linear SVM` or `logistic regression`.
-        predictions: int64 (B,) of each split, the predicted classes.
-        figures: What `classification_figures` says of each split.
+        predictions: int64 (B,) of each split, the predicted classes; or (B, C) of 0 and 1, where a
+            document may have several labels.
+        figures: What `figures_of` says of each split.
         converged: Whether its training came to an end before its limit of iterations.
     """
 
@@ -108,7 +110,7 @@ class Comparison:
     Args:
         split: The split they come from.
         opponent: The linear model's name.
-        figures: The network's, of `classification_figures`.
+        figures: The network's, of `figures_of`.
         difference: The network's accuracy less the linear model's.
         low: The lower end of the difference's interval of 95 %, by `paired_interval`.
         high: The upper end.
@@ -162,7 +164,9 @@ class Comparison:
         }
 
 
-def train_baseline(corpus: Corpus, *, seed: int = 0, progress: bool = True) -> Baseline:
+def train_baseline(
+    corpus: Corpus, *, task: Task | None = None, seed: int = 0, progress: bool = True
+) -> Baseline:
     """Train TF-IDF with a linear SVM and with logistic regression on the documents of a corpus.
 
     They are scikit-learn's `TfidfVectorizer(ngram_range=(1, 2), min_df=2, sublinear_tf=True)` with
@@ -174,11 +178,16 @@ def train_baseline(corpus: Corpus, *, seed: int = 0, progress: bool = True) -> B
     in lower case), and a network's limits of words and sentences do not hold for them. Where no
     word occurs in two training documents, `min_df` is 1.
 
+    Where documents may have several labels, there is a model for each label, which gives it from
+    the score on that is best for F1 on validation, as networks do. They know no order of classes.
+
     Memory holds the counts of the words and pairs of words, not the texts. Logistic regression
     takes most, about 300 bytes for each class (for two, one alone) of each word or pair.
 
     Args:
         corpus: The documents; test documents are optional.
+        task: What labels are, for the figures; by default one class or several labels, as the
+            documents have them.
         seed: Of what the SVM draws at random.
         progress: Whether to show progress on standard error, where that is a terminal.
 
@@ -189,6 +198,7 @@ def train_baseline(corpus: Corpus, *, seed: int = 0, progress: bool = True) -> B
     for split in ("train", "validation"):
         if split not in corpus.splits:
             raise ValueError(f"There are no documents for {split}; give `{split}`.")
+    task = task or ("multilabel" if corpus.multilabel else "multiclass")
     if len(np.unique(corpus.splits["train"].labels)) < 2:
         raise ValueError("All training documents are of one class; at least two are needed.")
     started = time.perf_counter()
@@ -210,15 +220,28 @@ def train_baseline(corpus: Corpus, *, seed: int = 0, progress: bool = True) -> B
     models = []
     for name in rounds["validation"]:
         outcomes = {split: outcome[name] for split, outcome in rounds.items()}
+        predictions = {split: outcome.predictions for split, outcome in outcomes.items()}
+        scores: dict[str, npt.NDArray[np.float64]] = {}
+        if corpus.multilabel:
+            scores = {split: outcome.predictions for split, outcome in outcomes.items()}
+            validation = corpus.splits["validation"].labels
+            thresholds = best_thresholds(validation, scores["validation"], default=0.0)
+            predictions = {
+                split: (found >= thresholds).astype(np.int64) for split, found in scores.items()
+            }
         models.append(
             LinearModel(
                 name=name,
-                predictions={split: outcome.predictions for split, outcome in outcomes.items()},
+                predictions=predictions,
                 figures={
-                    split: classification_figures(
-                        corpus.splits[split].labels, outcome.predictions, corpus.labels
+                    split: figures_of(
+                        task,
+                        corpus.splits[split].labels,
+                        found,
+                        corpus.labels,
+                        scores.get(split),
                     )
-                    for split, outcome in outcomes.items()
+                    for split, found in predictions.items()
                 },
                 converged=all(outcome.converged for outcome in outcomes.values()),
             )
@@ -233,26 +256,36 @@ def train_baseline(corpus: Corpus, *, seed: int = 0, progress: bool = True) -> B
 
 
 def compare(
-    baseline: Baseline, corpus: Corpus, predictions: npt.ArrayLike, split: str
+    baseline: Baseline,
+    corpus: Corpus,
+    predictions: npt.ArrayLike,
+    split: str,
+    *,
+    task: Task | None = None,
+    scores: npt.ArrayLike | None = None,
 ) -> Comparison:
     """Hold a network's predictions against those of the better linear model.
 
     Args:
         baseline: The linear models on this corpus.
         corpus: The documents.
-        predictions: int (B,), the classes that the network predicts for the documents of `split`.
+        predictions: int (B,), the classes that the network predicts for the documents of `split`;
+            or (B, C), whether it gives them each label. All of them must be right to count.
         split: `test` or `validation`.
+        task: As for `train_baseline`.
+        scores: Floats (B, C), the network's probabilities, where documents may have several labels.
     """
     targets, predictions = corpus.splits[split].labels, np.asarray(predictions)
-    network = predictions == targets
-    opponent = baseline.best.predictions[split] == targets
+    task = task or ("multilabel" if corpus.multilabel else "multiclass")
+    network = (predictions == targets).reshape(len(targets), -1).all(1)
+    opponent = (baseline.best.predictions[split] == targets).reshape(len(targets), -1).all(1)
     only_network = int((network & ~opponent).sum())
     only_opponent = int((opponent & ~network).sum())
     low, high = paired_interval(only_network, only_opponent, len(targets))
     return Comparison(
         split=split,
         opponent=baseline.best.name,
-        figures=classification_figures(targets, predictions, corpus.labels),
+        figures=figures_of(task, targets, predictions, corpus.labels, scores),
         difference=(only_network - only_opponent) / len(targets),
         low=low,
         high=high,
@@ -287,7 +320,7 @@ def paired_interval(
 
 
 class _Outcome(NamedTuple):
-    predictions: IntArray
+    predictions: npt.NDArray[Any]  # classes (B,), or scores (B, C) of several labels
     converged: bool
 
 
@@ -321,9 +354,12 @@ def _count(
 
 
 def _train(model: Any, features: Any, targets: IntArray, unknown: Any) -> _Outcome:  # noqa: ANN401
-    """Train on features (B, F) and classes (B,), and predict the classes of `unknown`."""
+    """Train on features (B, F) and labels, and predict the classes, or the labels' scores."""
     from sklearn.exceptions import ConvergenceWarning
+    from sklearn.multiclass import OneVsRestClassifier
 
+    if targets.ndim == 2:
+        model = OneVsRestClassifier(model)
     with warnings.catch_warnings(record=True) as caught:
         warnings.simplefilter("always", ConvergenceWarning)
         model.fit(features, targets)
@@ -335,4 +371,5 @@ def _train(model: Any, features: Any, targets: IntArray, unknown: Any) -> _Outco
             warnings.warn_explicit(
                 warning.message, warning.category, warning.filename, warning.lineno
             )
-    return _Outcome(model.predict(unknown), converged)
+    predict = model.predict if targets.ndim == 1 else model.decision_function
+    return _Outcome(predict(unknown), converged)

@@ -30,7 +30,8 @@ class Batch:
         tokens: Word ids, document after document, int64 (N,).
         words_per_sentence: At least 1 each, sums to N, int64 (S,).
         sentences_per_document: Sums to S, 0 for an empty document, int64 (B,).
-        labels: Class of each document, int64 (B,), or None where they are not known.
+        labels: Class of each document, int64 (B,), or whether it has each label, int64 (B, C) of 0
+            and 1; None where they are not known.
     """
 
     tokens: torch.Tensor
@@ -64,7 +65,9 @@ class Batch:
 
     @classmethod
     def from_lists(
-        cls, documents: Sequence[Sequence[Sequence[int]]], labels: Sequence[int] | None = None
+        cls,
+        documents: Sequence[Sequence[Sequence[int]]],
+        labels: Sequence[int] | Sequence[Sequence[int]] | None = None,
     ) -> Batch:
         """Build a batch by hand: a list of documents, each a list of sentences of word ids.
 
@@ -150,6 +153,11 @@ class BatchDataset(Dataset[Batch]):
         split = int(np.searchsorted(self._starts[1:-1], index, side="right"))
         return str(self._splits[split].ids[index - int(self._starts[split])])
 
+    @property
+    def labels(self) -> IntArray:
+        """The labels of each document, as `StoredDocuments.labels`."""
+        return np.concatenate([documents.labels for documents in self._splits])
+
     def __getitem__(self, indices: Sequence[int]) -> Batch:
         """Return the documents at `indices` as one batch.
 
@@ -174,12 +182,16 @@ class LengthGroupedBatchSampler(Sampler[list[int]]):
     of their gradients is the gradient of the whole step. Up to `num_replicas - 1` documents, other
     ones each epoch, are left out so that the shares are equal; one process leaves out none.
 
-    The order depends on `seed`, the epoch, the lengths and `batch_size * num_replicas` alone, and
-    only on parts of NumPy whose output is fixed across versions and machines.
+    The order depends on `seed`, the epoch, the lengths, the classes and `batch_size * num_replicas`
+    alone, and only on parts of NumPy whose output is fixed across versions and machines.
 
     Args:
         words_per_document: Length of each document, int64 (B,).
         batch_size: Documents in each batch of one process.
+        classes: Class of each document, int64 (B,), to draw as many of each class: an epoch is
+            still of B documents, but those of a rare class occur several times, each about as
+            often as the others, and of a frequent class there are other ones each epoch. By
+            default each document occurs once.
         seed: Non-negative; the same seed gives the same batches.
         rank: Number of this process, from 0.
         num_replicas: Number of processes that train together.
@@ -190,11 +202,13 @@ class LengthGroupedBatchSampler(Sampler[list[int]]):
         words_per_document: Sequence[int] | IntArray,
         batch_size: int,
         *,
+        classes: Sequence[int] | IntArray | None = None,
         seed: int,
         rank: int = 0,
         num_replicas: int = 1,
     ) -> None:
         self._lengths = np.asarray(words_per_document, np.int64)
+        self._classes = None if classes is None else np.asarray(classes, np.int64)
         _validate_sampler(batch_size, rank, num_replicas)
         if seed < 0:
             raise ValueError(f"`seed` must not be negative, got {seed}.")
@@ -287,6 +301,9 @@ class LengthGroupedBatchSampler(Sampler[list[int]]):
         # PCG64's raw output is fixed for ever, that of Generator.permutation is not.
         random = np.random.PCG64(np.random.SeedSequence([self._seed, self._epoch]))
         order = np.argsort(random.random_raw(len(self._lengths)), kind="stable")
+        if self._classes is not None:
+            order = _as_many_of_each(order, self._classes[order])
+            order = order[np.argsort(random.random_raw(len(order)), kind="stable")]
         order = order[: len(order) - len(order) % replicas]
 
         # Large chunks make the lengths in a batch alike; at least four keep its members changing.
@@ -374,6 +391,14 @@ class SequentialBatchSampler(Sampler[list[int]]):
             yield list(range(first, min(first + self._batch_size, self._last)))
 
 
+def _as_many_of_each(documents: IntArray, classes: IntArray) -> IntArray:
+    """Draw as many documents, as many of each class but for one: repeat the few, cut the many."""
+    of_each = [documents[classes == number] for number in np.unique(classes)]
+    ends = np.arange(len(of_each) + 1) * len(documents) // len(of_each)
+    counts = np.diff(ends).tolist()
+    return np.concatenate([np.resize(d, count) for d, count in zip(of_each, counts, strict=True)])
+
+
 def _tensor(array: np.ndarray[Any, np.dtype[Any]]) -> torch.Tensor:
     """Return `array` as int64; a copy where torch could not safely share its memory."""
     return torch.from_numpy(np.require(array, np.int64, ["C", "W"]))
@@ -382,7 +407,8 @@ def _tensor(array: np.ndarray[Any, np.dtype[Any]]) -> torch.Tensor:
 def _validate(arrays: dict[str, np.ndarray[Any, np.dtype[Any]]]) -> None:
     """Check what the arrays of a batch must be for each to mean what it says."""
     for name, array in arrays.items():
-        if array.ndim != 1 or array.dtype.kind not in "iu":
+        flat = array.ndim == 1 or (name == "labels" and array.ndim == 2)
+        if not flat or array.dtype.kind not in "iu":
             raise ValueError(
                 f"`{name}` must be a one-dimensional array of integers, got shape {array.shape} "
                 f"of {array.dtype}."

@@ -23,14 +23,16 @@ from safetensors import SafetensorError
 
 from han.atomic import atomic_directory
 from han.explanation import ModelReference
+from han.metrics import FIGURES
 from han.model import GROUPS, Ensemble, HierarchicalAttentionNetwork
+from han.task import THRESHOLD
 from han.tokenization import Tokenizer
 from han.vocabulary import Vocabulary
 
 DISTRIBUTION = "han-classifier"
 FORMAT, *EARLIER = "han.model/4", "han.model/3", "han.model/2", "han.model/1"
 # Options that older models lack.
-_ADDED = {"members", "hierarchical", *GROUPS, "word_encoder", "sentence_encoder"}
+_ADDED = {"members", "hierarchical", *GROUPS, "word_encoder", "sentence_encoder", "task"}
 CONFIG, WEIGHTS, TOKENIZER, CARD = "config.json", "model.safetensors", "tokenizer.json", "README.md"
 
 
@@ -46,6 +48,8 @@ class Bundle:
             of the test split), `training` (options), `calibration` (figures of the validation
             documents, see `HANModule.calibration`), each a JSON object; any may be missing.
         reference: Digest of the weights and the version, which explanations carry.
+        thresholds: From which probability on a document has each label, where it may have several;
+            a half where none are given.
     """
 
     network: Ensemble
@@ -53,6 +57,7 @@ class Bundle:
     labels: tuple[str, ...]
     facts: Mapping[str, Any] = field(default_factory=dict)
     reference: ModelReference | None = None
+    thresholds: tuple[float, ...] | None = None
 
     def __post_init__(self) -> None:
         """Refuse parts that do not fit each other."""
@@ -69,6 +74,13 @@ class Bundle:
             )
         if len(set(self.labels)) < len(self.labels):
             raise ValueError("A label occurs twice; give each class its own.")
+        if options["task"] == "multilabel":
+            given = self.thresholds or (THRESHOLD,) * len(self.labels)
+            if len(given) != len(self.labels) or not all(0 <= one <= 1 for one in given):
+                raise ValueError(
+                    f"`thresholds` must be a probability for each of {len(self.labels)} labels."
+                )
+            object.__setattr__(self, "thresholds", tuple(given))
 
     def save(self, directory: str | Path) -> None:
         """Write the model directory, whole or not at all.
@@ -97,6 +109,7 @@ class Bundle:
             "tokenizer": self.vocabulary.tokenizer.options(),
             "labels": list(self.labels),
             "temperature": self.network.temperature,
+            **({} if self.thresholds is None else {"thresholds": list(self.thresholds)}),
             **self.facts,
         }
         with atomic_directory(directory) as beside:
@@ -162,7 +175,7 @@ class Bundle:
         }
         reference = ModelReference(hashlib.sha256(content).hexdigest(), version(DISTRIBUTION))
         try:
-            return cls(network.eval(), vocabulary, labels, facts, reference)
+            return cls(network.eval(), vocabulary, labels, facts, reference, _thresholds(config))
         except ValueError as error:
             raise ValueError(f"{directory}: {error} {_ADVICE}") from error
 
@@ -277,11 +290,23 @@ def _temperature(config: Mapping[str, Any]) -> float:
     return float(temperature)
 
 
-_CARD = """\
-# Hierarchical attention network: {{ labels | length }} classes
+def _thresholds(config: Mapping[str, Any]) -> tuple[float, ...] | None:
+    given = config.get("thresholds")
+    if given is None:
+        return None
+    if not isinstance(given, list) or not all(type(one) in (int, float) for one in given):
+        raise ValueError("`thresholds` must be an array of numbers.")
+    return tuple(map(float, given))
 
-Classifies documents as {% for label in labels[:20] %}`{{ label | code }}`\
+
+_CARD = """\
+# Hierarchical attention network: {{ labels | length }} \
+{{ "labels" if network.task == "multilabel" else "classes" }}
+
+{% if network.task == "multilabel" %}Gives documents any number of labels of {% else -%}
+Classifies documents as {% endif %}{% for label in labels[:20] %}`{{ label | code }}`\
 {{ ", " if not loop.last }}{% endfor %}{% if labels | length > 20 %}, …{% endif %}, \
+{% if network.task == "ordinal" %}in this order, {% endif -%}
 and shows which sentences and words it looked at.
 
 ```python
@@ -327,6 +352,9 @@ Trained on train and validation together, after a training on train alone had to
 
 Accuracy {{ "%.4f" | format(metrics.accuracy) }}, \
 macro-F1 {{ "%.4f" | format(metrics.macro_f1) }}, \
+{%- for key, name in more.items() if key in metrics %} \
+{{ name }} {{ "%.4f" | format(metrics[key]) }}, \
+{%- endfor %} \
 cross-entropy {{ "%.4f" | format(metrics.loss) }} nats, on {{ metrics.documents }} documents.
 
 | class | precision | recall | F1 | documents |
@@ -384,5 +412,8 @@ def _card(config: Mapping[str, Any]) -> str:
 
     environment = jinja2.Environment(autoescape=False, undefined=jinja2.StrictUndefined)
     environment.filters["code"] = _code
-    known = {"data": None, "metrics": None, "training": {}, "calibration": None, **config}
+    more = {key: FIGURES[key] for key in FIGURES if key not in ("accuracy", "macro_f1")}
+    known = {
+        "data": None, "metrics": None, "training": {}, "calibration": None, "more": more, **config
+    }  # fmt: skip
     return environment.from_string(_CARD).render(known) + "\n"

@@ -32,9 +32,12 @@ from han.embeddings import (
     embedding_matrix,
 )
 from han.recipe import Recipe, recipe_for
+from han.task import Task, check_order
 from han.tokenization import Tokenizer
 from han.vocabulary import Vocabulary
 from han.word2vec import WORD2VEC, Word2Vec, corpus_vectors, require_gensim
+
+Sampler = Literal["random", "balanced"]
 
 
 class Learned(NamedTuple):
@@ -69,7 +72,14 @@ class HANDataModule(pl.LightningDataModule):
         test: Documents for the final figures.
         predict: Documents to classify; they need no labels.
         text_column: Name of the column that holds the text.
-        label_column: Name of the column that holds the class, a string or an integer.
+        label_column: Name of the column that holds the class, a string or an integer, or a list of
+            labels where a document may have several.
+        label_separator: What stands between the labels of a document that may have several, where
+            they are one text: `;` of `art;music`.
+        task: What labels are: `multiclass`, one of several classes; `multilabel`, any number of
+            labels; `ordinal`, classes in an order, such as ratings, which must have numbers in
+            their names. By default `multilabel` where labels are lists or have a separator, else
+            `multiclass`; `ordinal` only where it is said.
         id_column: Name of the column that identifies a document, if there is one.
         split_column: Name of the column that says train, validation or test, if there is one.
         encoding: Encoding of text files.
@@ -92,6 +102,8 @@ class HANDataModule(pl.LightningDataModule):
         embedding_size: Width of the word vectors where `vectors` is `word2vec` or `none`; by
             default 200.
         batch_size: Documents a batch in training; by default 16 of few documents, up to 64 of many.
+        sampler: Which training documents an epoch has: `random` is each once, `balanced` as many of
+            each class, those of rare classes several times and not all of the frequent ones.
         eval_batch_size: Documents a batch where nothing is learned.
         seed: Decides the validation share, the order of batches and the rows of unknown words.
         num_workers: Processes that assemble batches ahead of time; 0 for none.
@@ -122,6 +134,8 @@ class HANDataModule(pl.LightningDataModule):
         predict: str | None = None,
         text_column: str = "text",
         label_column: str = "label",
+        label_separator: str | None = None,
+        task: Task | None = None,
         id_column: str = "id",
         split_column: str = "split",
         encoding: str = "utf-8",
@@ -136,6 +150,7 @@ class HANDataModule(pl.LightningDataModule):
         vectors: str = "auto",
         embedding_size: int | None = None,
         batch_size: int | None = None,
+        sampler: Sampler = "random",
         eval_batch_size: int = 64,
         seed: int = 0,
         num_workers: int = 0,
@@ -164,6 +179,7 @@ class HANDataModule(pl.LightningDataModule):
             "predict": predict,
             "text_column": text_column,
             "label_column": label_column,
+            "label_separator": label_separator,
             "id_column": id_column,
             "split_column": split_column,
             "encoding": encoding,
@@ -177,8 +193,10 @@ class HANDataModule(pl.LightningDataModule):
             "validation_share": validation_share,
             "seed": seed,
         }
+        self._task = task
         self._embedding_size = embedding_size
         self._batch_size = batch_size
+        self._sampler = sampler
         self._eval_batch_size = eval_batch_size
         self._seed = int(seed)  # a checkpoint that holds jsonargparse's own would not load
         self._num_workers = num_workers
@@ -195,9 +213,10 @@ class HANDataModule(pl.LightningDataModule):
     @cached_property
     def corpus(self) -> Corpus:
         """The encoded documents; made when first asked for."""
-        learned = self._learned
+        learned, task = self._learned, self._known_task
         return prepare_corpus(
             **self._options,
+            multilabel=None if task is None else task == "multilabel",
             pretrained=self.pretrained_vectors,
             cache_dir=self.corpora_dir,
             vocabulary=learned and learned.vocabulary,
@@ -214,6 +233,28 @@ class HANDataModule(pl.LightningDataModule):
     def labels(self) -> tuple[str, ...]:
         """The classes' names."""
         return self.corpus.labels
+
+    @property
+    def task(self) -> Task:
+        """What labels are.
+
+        Raises:
+            ValueError: They should be ordinal, and nothing says in which order.
+        """
+        task = self._known_task or ("multilabel" if self.corpus.multilabel else "multiclass")
+        if task == "ordinal" and self._learned is None:
+            check_order(self.labels)
+        return task
+
+    @property
+    def _known_task(self) -> Task | None:
+        """What labels are, where it is said, or where a trained model says it."""
+        own = self._learned and self._learned.options["task"]
+        if own is not None and self._task not in (None, own):
+            raise ValueError(
+                f"`task` is {self._task}, but the network was trained as {own}; leave it out."
+            )
+        return own or self._task
 
     @property
     def vocabulary_size(self) -> int:
@@ -294,15 +335,30 @@ class HANDataModule(pl.LightningDataModule):
 
     def train_dataloader(self) -> DataLoader[Batch]:
         """Batches of similar length, in another order every epoch."""
-        documents = self._documents("train", *(("validation",) if self.refitting else ()))
+        documents = self._training
+        if self._sampler == "balanced" and documents.labels.ndim == 2:
+            raise ValueError(
+                "`sampler` balanced is for documents of one class each; for several labels there "
+                "is `class_weights` balanced."
+            )
         sampler = LengthGroupedBatchSampler(
             documents.words_per_document,
             self.batch_size,
+            classes=documents.labels if self._sampler == "balanced" else None,
             seed=self._seed,
             rank=self._rank,
             num_replicas=self._num_replicas,
         )
         return self._loader(documents, sampler, TrainingLoader)
+
+    @property
+    def training_labels(self) -> npt.NDArray[np.integer]:
+        """The labels of the documents that are trained on, as `StoredDocuments.labels`."""
+        return self._training.labels
+
+    @property
+    def _training(self) -> BatchDataset:
+        return self._documents("train", *(("validation",) if self.refitting else ()))
 
     def val_dataloader(self) -> DataLoader[Batch]:
         """The validation documents in their order."""
@@ -414,7 +470,8 @@ def read_checkpoint(path: Path) -> Learned:
         return Learned(
             Vocabulary.from_json(state["vocabulary"], Tokenizer(**state["tokenizer"])),
             tuple(state["labels"]),
-            {"members": 1, **checkpoint["hyper_parameters"]},  # as it was before there were several
+            # As it was before there were several members and kinds of label.
+            {"members": 1, "task": "multiclass", **checkpoint["hyper_parameters"]},
             checkpoint["global_step"],
             "optimizer_states" in checkpoint,
         )

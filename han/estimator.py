@@ -15,7 +15,18 @@ from contextlib import contextmanager
 from math import isfinite
 from pathlib import Path
 from types import UnionType
-from typing import Any, Literal, Self, Union, cast, get_args, get_origin, get_type_hints, overload
+from typing import (
+    Any,
+    Literal,
+    NamedTuple,
+    Self,
+    Union,
+    cast,
+    get_args,
+    get_origin,
+    get_type_hints,
+    overload,
+)
 
 import numpy as np
 import numpy.typing as npt
@@ -33,10 +44,13 @@ from han.documents.rows import as_name, encodable
 from han.explanation import Explanation
 from han.model import GROUPS, Encoder
 from han.predictor import Predictor, load
+from han.task import Task, check_order
 from han.transformer import Blocks
 
 Texts = Iterable[str]
 Labels = npt.ArrayLike
+
+Sampler = Literal["random", "balanced"]  # that of `han.datamodule`, which imports Lightning
 
 _MODEL = "model"
 _ONE_AT_A_TIME = threading.RLock()  # training seeds the process's random generators
@@ -53,6 +67,10 @@ class HANClassifier(ClassifierMixin, BaseEstimator):  # type: ignore[misc]  # th
     Pickles hold the model directory (JSON and safetensors), no tensors.
 
     Args:
+        task: What labels are: `"multiclass"`, one of several classes; `"multilabel"`, any number of
+            labels; `"ordinal"`, classes in an order, such as ratings, which must be numbers or have
+            them in their names. By default `"multilabel"` where labels are lists or a matrix of 0
+            and 1, else `"multiclass"`; `"ordinal"` only where it is said.
         members: Number of networks that are trained side by side, each from its own start; the mean
             of their logits is the answer.
         hidden_size: Width H of each GRU direction, at both levels; a transformer is 2H wide.
@@ -70,7 +88,11 @@ class HANClassifier(ClassifierMixin, BaseEstimator):  # type: ignore[misc]  # th
         transformer: The `han.transformer.Blocks` of a transformer, at either level; by default with
             their own defaults.
         sentence_dropout: Probability of leaving a sentence out of a training document.
-        label_smoothing: Share of each target's probability that is spread over all classes.
+        label_smoothing: Share of each target's probability that is spread over all classes; none
+            where a text may have several labels.
+        class_weights: How much texts of each class count in the loss: all the same by default,
+            `"balanced"` (each class as much as the others), or weights by label, 1 for those left
+            out. Of several labels, how much having one counts beside not having it.
         optimizer: `"adamw"`, or `"sgd"` with momentum.
         learning_rate: Peak learning rate; by default 0.007 for few texts, 0.004 for many. The
             weights of a transformer have a seventh of it.
@@ -100,6 +122,8 @@ class HANClassifier(ClassifierMixin, BaseEstimator):  # type: ignore[misc]  # th
         embedding_size: Width of the word vectors where `vectors` is `"word2vec"` or `"none"`; by
             default 200.
         batch_size: Texts a batch; by default 16 of few texts, up to 64 of many.
+        sampler: Which training texts an epoch has: `"random"` is each once, `"balanced"` as many of
+            each class, those of rare classes several times and not all of the frequent ones.
         eval_batch_size: Validation texts a batch.
         cache_dir: Where downloaded vectors are kept and, while it trains, encoded texts; by default
             the user's cache folder and the system's folder for temporary files.
@@ -116,7 +140,8 @@ class HANClassifier(ClassifierMixin, BaseEstimator):  # type: ignore[misc]  # th
         verbose: Whether to show progress on standard error.
 
     Attributes:
-        classes_: The labels, sorted, with the dtype of those given.
+        classes_: The labels, sorted, with the dtype of those given; of a matrix of 0 and 1 the
+            numbers of its columns, or their names where it is a table.
         predictor_: The trained model, as `han.load` returns one. Its labels are strings.
         n_iter_: Passes over the training texts, without those of `refit`.
         best_validation_score_: The best value of `monitor` (`"val_loss"` in nats), from before
@@ -126,6 +151,7 @@ class HANClassifier(ClassifierMixin, BaseEstimator):  # type: ignore[misc]  # th
     def __init__(
         self,
         *,
+        task: Task | None = None,
         members: int = 3,
         hidden_size: int = 50,
         attention_size: int = 100,
@@ -140,6 +166,7 @@ class HANClassifier(ClassifierMixin, BaseEstimator):  # type: ignore[misc]  # th
         transformer: Blocks | None = None,
         sentence_dropout: float = 0.3,
         label_smoothing: float = 0.1,
+        class_weights: Literal["balanced"] | dict[str, float] | None = None,
         optimizer: Literal["adamw", "sgd"] = "adamw",
         learning_rate: float | None = None,
         embedding_learning_rate: float | None = None,
@@ -156,6 +183,7 @@ class HANClassifier(ClassifierMixin, BaseEstimator):  # type: ignore[misc]  # th
         vectors: str = "auto",
         embedding_size: int | None = None,
         batch_size: int | None = None,
+        sampler: Sampler = "random",
         eval_batch_size: int = 64,
         cache_dir: str | None = None,
         max_epochs: int | None = None,
@@ -167,6 +195,7 @@ class HANClassifier(ClassifierMixin, BaseEstimator):  # type: ignore[misc]  # th
         random_state: int | np.random.RandomState | None = None,
         verbose: bool | int = False,
     ) -> None:
+        self.task = task
         self.members = members
         self.hidden_size = hidden_size
         self.attention_size = attention_size
@@ -181,6 +210,7 @@ class HANClassifier(ClassifierMixin, BaseEstimator):  # type: ignore[misc]  # th
         self.transformer = transformer
         self.sentence_dropout = sentence_dropout
         self.label_smoothing = label_smoothing
+        self.class_weights = class_weights
         self.optimizer = optimizer
         self.learning_rate = learning_rate
         self.embedding_learning_rate = embedding_learning_rate
@@ -197,6 +227,7 @@ class HANClassifier(ClassifierMixin, BaseEstimator):  # type: ignore[misc]  # th
         self.vectors = vectors
         self.embedding_size = embedding_size
         self.batch_size = batch_size
+        self.sampler = sampler
         self.eval_batch_size = eval_batch_size
         self.cache_dir = cache_dir
         self.max_epochs = max_epochs
@@ -215,7 +246,8 @@ class HANClassifier(ClassifierMixin, BaseEstimator):  # type: ignore[misc]  # th
 
         Args:
             X: B texts: a list, a series, an array, or a table of one column. They may be empty.
-            y: B labels: strings, integers or booleans.
+            y: B labels: strings, integers or booleans. Where texts may have several labels, a list
+                of them for each text, perhaps empty, or a matrix (B, C) of 0 and 1.
             X_val: Texts that decide when to stop, instead of a share of `X`; with `refit=True` the
                 model is then trained on them too.
             y_val: Their labels.
@@ -232,35 +264,50 @@ class HANClassifier(ClassifierMixin, BaseEstimator):  # type: ignore[misc]  # th
         if (X_val is None) != (y_val is None):
             raise ValueError("`X_val` and `y_val` go together; give both or none.")
         texts, labels = _labelled(X, y, "X", "y")
-        classes, numbers = _classes(labels)
+        several = isinstance(labels, LabelSets)
+        if options["task"] is not None and (options["task"] == "multilabel") != several:
+            kind = "any number of labels" if several else "one label"
+            raise ValueError(f"`task` is {options['task']!r}, but in `y` each text has {kind}.")
+        classes = _classes(labels)
+        numbers = _indices(labels, classes, "y")
         validation = None
         if X_val is not None:
-            held_out, labels = _labelled(X_val, y_val, "X_val", "y_val")
-            validation = held_out, _indices(labels, classes)
+            held_out, others = _labelled(X_val, y_val, "X_val", "y_val")
+            if isinstance(others, LabelSets) != several:
+                raise ValueError("`y_val` must be of the kind that `y` is.")
+            validation = held_out, _indices(others, classes, "y_val")
             if options["refit"] is None:  # who gives them may ask for their score afterwards
                 options["refit"] = False
-        elif not _can_spare(options["validation_share"], len(texts), len(classes)):
+        elif not _can_spare(options["validation_share"], len(texts), len(classes) + several):
             options["validation_share"] = 0.0
 
         # The network has the classes in the order in which the command line sorts their names.
         names = [_name(label) for label in classes.tolist()]
+        if options["task"] == "ordinal":
+            check_order(names)
         order = sorted(range(len(names)), key=lambda index: natural_order(names[index]))
         columns = np.argsort(order)
+        weights = _by_column(options["class_weights"], classes, columns)
+        options["class_weights"] = weights
         with _ONE_AT_A_TIME, _working_folder(options["cache_dir"]) as folder:
-            sources = {"train": _write(folder / "train.jsonl", texts, columns[numbers])}
+            sources = {"train": _write(folder / "train.jsonl", texts, numbers, columns)}
             if validation is not None:
                 held_out, indices = validation
                 place = folder / "validation.jsonl"
-                sources["validation"] = _write(place, held_out, columns[indices])
+                sources["validation"] = _write(place, held_out, indices, columns)
             names = [names[index] for index in order]
             epochs, score = _train(folder, sources, names, options)
             predictor = _load(folder / _MODEL, self.accelerator)
         self.classes_, self._columns, self.predictor_ = classes, columns, predictor
+        self._matrix = isinstance(labels, LabelSets) and labels.matrix
         self.n_iter_, self.best_validation_score_ = epochs, score
         return self
 
-    def predict(self, X: Texts) -> npt.NDArray[Any]:
+    def predict(self, X: Texts) -> Any:  # noqa: ANN401  # as labels were given
         """Return the likeliest label (B,) of each text, with the dtype of the labels given.
+
+        Where texts may have several labels, return those that reach their thresholds in the form in
+        which labels were given: a tuple for each text in a list, or a matrix (B, C) of 0 and 1.
 
         Args:
             X: B texts, as for `fit`.
@@ -270,11 +317,14 @@ class HANClassifier(ClassifierMixin, BaseEstimator):  # type: ignore[misc]  # th
             NotFittedError: Nothing was trained yet.
         """
         probabilities = self.predict_proba(X)
+        if (thresholds := self.predictor_.bundle.thresholds) is not None:
+            given = (probabilities >= np.array(thresholds)[self._columns]).astype(np.int64)
+            return given if self._matrix else [tuple(self.classes_[row == 1]) for row in given]
         labels: npt.NDArray[Any] = self.classes_[probabilities.argmax(axis=1)]
         return labels
 
     def predict_proba(self, X: Texts) -> npt.NDArray[np.float64]:
-        """Return the probability (B, C) of each class, in the order of `classes_`.
+        """Return the probability (B, C) of each class or label, in the order of `classes_`.
 
         They are calibrated where texts were kept for validation, see `han.calibration`.
 
@@ -346,6 +396,7 @@ class HANClassifier(ClassifierMixin, BaseEstimator):  # type: ignore[misc]  # th
         tags = super().__sklearn_tags__()
         tags.input_tags.string = tags.input_tags.one_d_array = True
         tags.input_tags.two_d_array = False
+        tags.classifier_tags.multi_label = True
         return tags
 
     def __getstate__(self) -> dict[str, Any]:
@@ -440,7 +491,7 @@ def _train(
         data = HANDataModule(**sources, **of(HANDataModule))
         data.progress = bool(options["verbose"])
         data.corpora_dir = folder / "corpus"
-        sizes = ("vocabulary_size", "num_classes", "embedding_size")
+        sizes = ("vocabulary_size", "num_classes", "embedding_size", "task")
         module = HANModule(**{**of(HANModule), **{size: getattr(data, size) for size in sizes}})
         validates = "validation" in data.corpus.splits
         checkpoint, stopping = selection(
@@ -484,10 +535,19 @@ def _train(
     if not all(weight.isfinite().all() for weight in module.network.parameters()):
         raise ValueError(f"{DIVERGED}.")
     training = {**module.options, "refit": refitted}
+    if isinstance(weights := training["class_weights"], Mapping):
+        training["class_weights"] = {labels[int(index)]: one for index, one in weights.items()}
     facts = {"data": _with_names(data.corpus.summary, labels), "training": training}
     if module.calibration is not None:
         facts["calibration"] = module.calibration
-    Bundle(module.network, data.vocabulary, tuple(labels), facts).save(folder / _MODEL)
+    bundle = Bundle(
+        module.network,
+        data.vocabulary,
+        tuple(labels),
+        facts,
+        thresholds=module.plain_thresholds,
+    )
+    bundle.save(folder / _MODEL)
     score = checkpoint.best_model_score
     return trainer.current_epoch, None if score is None else float(score)
 
@@ -557,15 +617,73 @@ def _can_spare(share: float, texts: int, classes: int) -> bool:
     return False
 
 
+class LabelSets(NamedTuple):
+    """The labels of texts that may have several.
+
+    Attributes:
+        sets: B tuples of labels.
+        columns: The labels of a matrix (C,); of lists those that occur.
+        matrix: Whether they were given as a matrix.
+    """
+
+    sets: list[tuple[Any, ...]]
+    columns: npt.NDArray[Any]
+    matrix: bool
+
+
 def _labelled(
     texts: object, labels: object, texts_name: str, labels_name: str
-) -> tuple[list[str], npt.NDArray[Any]]:
+) -> tuple[list[str], npt.NDArray[Any] | LabelSets]:
     """Return at least one text, and as many labels."""
-    found = _texts(texts, texts_name), _labels(labels, labels_name)
-    check_consistent_length(*found)
-    if not found[0]:
+    found = _texts(texts, texts_name)
+    several = _label_sets(labels, labels_name)
+    known = _labels(labels, labels_name) if several is None else several
+    check_consistent_length(found, known.sets if isinstance(known, LabelSets) else known)
+    if not found:
         raise ValueError(f"`{texts_name}` holds no texts.")
-    return found
+    return found, known
+
+
+def _label_sets(given: Any, name: str) -> LabelSets | None:  # noqa: ANN401
+    """Return labels where a text may have several; None where each text has one."""
+    if issparse(given):
+        given = given.toarray()
+    if isinstance(given, list | tuple) and _are_rows(given):
+        given = np.array(given)
+    if _is_matrix(given):
+        array = np.asarray(given)
+        columns = np.asarray(getattr(given, "columns", np.arange(array.shape[1])))
+        return LabelSets([tuple(columns[row != 0]) for row in array], columns, matrix=True)
+    if len(getattr(given, "shape", (0,))) != 1:  # a column
+        return None
+    values = given.tolist() if hasattr(given, "tolist") else given
+    if not isinstance(values, list | tuple) or not values:
+        return None
+    if not all(isinstance(value, list | tuple | Set) for value in values):
+        return None
+    for index, value in enumerate(values):
+        for label in value:
+            if not isinstance(label, str | int | np.integer):
+                raise ValueError(
+                    f"{name}[{index}] holds {label!r:.40}; labels are strings, integers or "
+                    "booleans."
+                )
+    sets = [tuple(dict.fromkeys(value)) for value in values]
+    return LabelSets(sets, np.unique([label for one in sets for label in one]), matrix=False)
+
+
+def _are_rows(given: Sequence[Any]) -> bool:
+    """Tell the rows of a matrix of 0 and 1 from lists of labels, which name none twice."""
+    if not all(isinstance(row, list | tuple | np.ndarray) and len(row) > 1 for row in given):
+        return False
+    alike = len({len(row) for row in given}) == 1 and all({*row} <= {0, 1} for row in given)
+    return alike and any(len({*row}) < len(row) for row in given)
+
+
+def _is_matrix(given: object) -> bool:
+    """Tell whether labels are a matrix of 0 and 1 with a column for each."""
+    shape: tuple[int, ...] = getattr(given, "shape", ())
+    return len(shape) == 2 and shape[1] > 1 and bool(np.isin(np.asarray(given), [0, 1]).all())
 
 
 def _texts(given: object, name: str) -> list[str]:
@@ -607,25 +725,50 @@ def _labels(given: object, name: str) -> npt.NDArray[Any]:
     return labels
 
 
-def _classes(labels: npt.NDArray[Any]) -> tuple[npt.NDArray[Any], npt.NDArray[np.int64]]:
-    """Return the classes (C,), sorted, and the index (B,) of each label in them."""
-    classes, indices = np.unique(labels, return_inverse=True)
+def _classes(labels: npt.NDArray[Any] | LabelSets) -> npt.NDArray[Any]:
+    """Return the classes, or the labels, (C,), sorted; those of a matrix as its columns are."""
+    if isinstance(labels, LabelSets):
+        classes, known = labels.columns, {label for one in labels.sets for label in one}
+        for label in classes.tolist():
+            if label not in known:
+                raise ValueError(f"No text in `y` has the label {label!r}; leave its column out.")
+    else:
+        classes = np.unique(labels)
     if len(classes) < 2:
-        raise ValueError(
-            f"There is one class in `y`, {classes.tolist()[0]!r}; at least two classes are needed."
-        )
-    return classes, indices
+        one = repr(classes.tolist()[0]) if len(classes) else "none"
+        raise ValueError(f"There is one class in `y`, {one}; at least two classes are needed.")
+    return classes
 
 
-def _indices(labels: npt.NDArray[Any], classes: npt.NDArray[Any]) -> npt.NDArray[np.int64]:
-    """Return the index of each validation label in `classes`."""
+def _indices(
+    labels: npt.NDArray[Any] | LabelSets, classes: npt.NDArray[Any], name: str
+) -> list[list[int]] | list[int]:
+    """Return the index in `classes` of the label of each text, or of each of its labels."""
     index = {label: number for number, label in enumerate(classes.tolist())}
-    found = [index.get(label, -1) for label in labels.tolist()]
-    if -1 in found:
-        first = found.index(-1)
-        label = labels.tolist()[first]
-        raise ValueError(f"y_val[{first}] is {label!r}, which does not occur in `y`.")
-    return np.array(found, np.int64)
+
+    def find(place: int, label: Any) -> int:  # noqa: ANN401
+        if label not in index:
+            raise ValueError(f"{name}[{place}] is {label!r}, which does not occur in `y`.")
+        return index[label]
+
+    if isinstance(labels, LabelSets):
+        return [[find(place, label) for label in one] for place, one in enumerate(labels.sets)]
+    return [find(place, label) for place, label in enumerate(labels.tolist())]
+
+
+def _by_column(
+    weights: Any,  # noqa: ANN401  # an option, as it is given
+    classes: npt.NDArray[Any],
+    columns: npt.NDArray[np.int64],
+) -> Any:  # noqa: ANN401
+    """Return weights by the numbers that stand for labels while the network trains."""
+    if not isinstance(weights, Mapping):
+        return weights
+    numbers = dict(zip(classes.tolist(), columns.tolist(), strict=True))
+    for label in weights:
+        if label not in numbers:
+            raise ValueError(f"`class_weights` names {label!r}, which does not occur in `y`.")
+    return {str(numbers[label]): weight for label, weight in weights.items()}
 
 
 def _name(label: object) -> str:
@@ -633,11 +776,24 @@ def _name(label: object) -> str:
     return encodable(label) if isinstance(label, str) else str(as_name({"y": label}, "y"))
 
 
-def _write(path: Path, texts: Iterable[str], labels: npt.NDArray[np.int64]) -> str:
-    """Write JSON lines of texts and the numbers of their classes, and return their place."""
+def _write(
+    path: Path,
+    texts: Iterable[str],
+    indices: Sequence[int | list[int]],
+    columns: npt.NDArray[np.int64],
+) -> str:
+    """Write JSON lines of texts and the numbers of their labels, and return their place.
+
+    Args:
+        path: Where to.
+        texts: B texts.
+        indices: Each one's class, or its labels.
+        columns: The number of each class.
+    """
     with path.open("w", encoding="utf-8") as file:
-        for text, label in zip(texts, labels.tolist(), strict=True):
-            file.write(json.dumps({"text": text, "label": label}) + "\n")
+        for text, index in zip(texts, indices, strict=True):
+            row = {"text": text, "label": columns[np.array(index, np.int64)].tolist()}
+            file.write(json.dumps(row) + "\n")
     return str(path)
 
 
@@ -645,6 +801,8 @@ def _fits(value: object, hint: Any) -> bool:  # noqa: ANN401
     """Tell whether a plain value is of a type."""
     if get_origin(hint) is Literal:
         return isinstance(value, str) and value in get_args(hint)
+    if get_origin(hint) is dict:
+        return isinstance(value, Mapping) and all(_fits(one, float) for one in value.values())
     if get_origin(hint) in (Union, UnionType):
         return any(_fits(value, part) for part in get_args(hint))
     if hint is float:
@@ -655,8 +813,9 @@ def _fits(value: object, hint: Any) -> bool:  # noqa: ANN401
 def _in_words(hint: Any) -> str:  # noqa: ANN401
     if get_origin(hint) is Literal:
         return " or ".join(map(repr, get_args(hint)))
-    parts = get_args(hint)
-    return " or ".join(map(_in_words, parts)) if parts else _WORDS[hint]
+    if get_origin(hint) in (Union, UnionType):
+        return " or ".join(map(_in_words, get_args(hint)))
+    return _WORDS[hint]
 
 
 _WORDS = {
@@ -665,6 +824,7 @@ _WORDS = {
     str: "a string",
     bool: "True or False",
     type(None): "None",
+    dict[str, float]: "numbers by label",
     Weighting: "a han.attention.Weighting",
     Blocks: "a han.transformer.Blocks",
 }

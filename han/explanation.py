@@ -113,13 +113,17 @@ class Explanation:
         id: The document's identifier.
         text: The document as the author wrote it.
         labels: The classes that the model knows.
-        probabilities: The probability of each class, in the order of `labels`.
-        predicted: The class with the highest probability.
+        probabilities: The probability of each class, in the order of `labels`; of each label by
+            itself, where a document may have several.
+        predicted: The class with the highest probability; of `predicted_labels`, if there are any.
         sentences: The sentences that the model read, in order; none for an empty document.
         model: The model that explains.
         true: The document's true class, where it is known.
         truncated: Spans of the text that the model did not read because of a length limit.
         faithfulness: How far the highlights can be trusted, by the figure's name.
+        predicted_labels: Where a document may have several labels, those that it is given, perhaps
+            none; else None. `predicted` is then what is explained unless another is asked for.
+        true_labels: Where a document may have several labels, its true ones, if they are known.
 
     Raises:
         ValueError: Figures, labels or spans contradict each other.
@@ -135,13 +139,17 @@ class Explanation:
     true: str | None = None
     truncated: tuple[Span, ...] = ()
     faithfulness: Mapping[str, Any] | None = field(default=None, hash=False)
+    predicted_labels: tuple[str, ...] | None = None
+    true_labels: tuple[str, ...] | None = None
 
     def __post_init__(self) -> None:
         """Make the strings encodable and refuse what no renderer could draw."""
         for name in ("id", "text", "predicted", "true"):
             if (value := getattr(self, name)) is not None:
                 object.__setattr__(self, name, _encodable(value))
-        object.__setattr__(self, "labels", tuple(map(_encodable, self.labels)))
+        for name in ("labels", "predicted_labels", "true_labels"):
+            if (values := getattr(self, name)) is not None:
+                object.__setattr__(self, name, tuple(map(_encodable, values)))
         model = ModelReference(_encodable(self.model.sha256), _encodable(self.model.version))
         object.__setattr__(self, "model", model)
         if len(self.probabilities) != len(self.labels):
@@ -155,6 +163,11 @@ class Explanation:
             raise ValueError(
                 f"Explanation of {self.id!r}: `predicted` is {self.predicted!r}, "
                 f"which is not one of `labels`."
+            )
+        if unknown := set(self.predicted_labels or ()) - {*self.labels}:
+            raise ValueError(
+                f"Explanation of {self.id!r}: `predicted_labels` has {min(unknown)!r}, which is "
+                "not one of `labels`."
             )
         _check_numbers(f"`probabilities` of {self.id!r}", self.probabilities)
         _check_spans("`truncated`", self.truncated, 0, len(self.text))
@@ -218,6 +231,8 @@ class Explanation:
         sentence_scores: Mapping[str, npt.ArrayLike] | None = None,
         word_heads: npt.ArrayLike | None = None,
         sentence_heads: npt.ArrayLike | None = None,
+        predicted_labels: Sequence[str] | None = None,
+        true_labels: Sequence[str] | None = None,
     ) -> Explanation:
         """Make an explanation from a document's spans and the model's flat attention weights.
 
@@ -241,6 +256,8 @@ class Explanation:
             sentence_scores: The same of the sentences, each (S, C).
             word_heads: (N, K), the word attention of each of several heads.
             sentence_heads: (S, K'), the sentence attention of each of several heads.
+            predicted_labels: Those that the document is given, where it may have several.
+            true_labels: Its true ones, where they are known.
 
         Returns:
             The explanation; empty where S is 0.
@@ -305,11 +322,15 @@ class Explanation:
             text=text,
             labels=tuple(labels),
             probabilities=tuple(_seven_digits(probabilities)),
-            predicted=labels[int(np.argmax(probabilities))],
+            predicted=max(
+                predicted_labels or labels, key=lambda label: probabilities[labels.index(label)]
+            ),
             sentences=sentences,
             model=model,
             true=true,
             truncated=tuple((int(start), int(end)) for start, end in cut),
+            predicted_labels=None if predicted_labels is None else tuple(predicted_labels),
+            true_labels=None if true_labels is None else tuple(true_labels),
         )
 
     @property
@@ -326,6 +347,13 @@ class Explanation:
     def probability(self) -> float:
         """The probability of the predicted class."""
         return self.probabilities[self.labels.index(self.predicted)]
+
+    @property
+    def right(self) -> bool | None:
+        """Whether the class, or all labels, are the true ones; None where those are not known."""
+        if self.predicted_labels is None:
+            return None if self.true is None else self.true == self.predicted
+        return None if self.true_labels is None else {*self.true_labels} == {*self.predicted_labels}
 
     @property
     def share(self) -> tuple[float, ...]:
@@ -479,6 +507,11 @@ class Explanation:
                 for sentence in self.sentences
             ],
             "faithfulness": None if self.faithfulness is None else dict(self.faithfulness),
+            **{
+                name: list(values)
+                for name in ("predicted_labels", "true_labels")
+                if (values := getattr(self, name)) is not None
+            },
         }
 
     @classmethod
@@ -518,6 +551,11 @@ class Explanation:
             true=_get_or_none(record, "true", str),
             truncated=() if truncated is None else _spans_from_dict(truncated),
             faithfulness=_get_or_none(record, "faithfulness", dict),
+            **{
+                name: _items(record[name], f"`{name}`", str)
+                for name in ("predicted_labels", "true_labels")
+                if name in record
+            },
         )
         if _get(record, "empty", bool) != explanation.empty:
             raise ValueError(

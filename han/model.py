@@ -13,6 +13,8 @@ from torch.optim.optimizer import register_optimizer_step_post_hook
 from han.attention import Weighting, attention_pooling, segment_index
 from han.batching import Batch
 from han.gru import RaggedGRU
+from han.ordinal import ContinuationRatio
+from han.task import Task, probabilities
 from han.transformer import Blocks, RaggedTransformer
 from han.vocabulary import Vocabulary
 
@@ -168,6 +170,8 @@ class HierarchicalAttentionNetwork(nn.Module):
         word_encoder: What reads the words of a sentence.
         sentence_encoder: What reads the sentences of a document.
         transformer: The blocks of a transformer, at either level.
+        task: What labels are; where it is `ordinal`, the logits are log-probabilities, see
+            `ContinuationRatio`.
 
     Attributes:
         options: The constructor's arguments by name, those of a group by theirs: JSON values,
@@ -193,6 +197,7 @@ class HierarchicalAttentionNetwork(nn.Module):
         word_encoder: Encoder = "gru",
         sentence_encoder: Encoder = "gru",
         transformer: Blocks = Blocks(),
+        task: Task = "multiclass",
     ) -> None:
         super().__init__()
         sizes = {
@@ -219,6 +224,10 @@ class HierarchicalAttentionNetwork(nn.Module):
             if encoder not in get_args(Encoder):
                 known = ", ".join(get_args(Encoder))
                 raise ValueError(f"`{name}` must be one of {known}, got {encoder!r:.40}.")
+        if task not in get_args(Task):
+            raise ValueError(
+                f"`task` must be one of {', '.join(get_args(Task))}, got {task!r:.40}."
+            )
         self.options: dict[str, Any] = {
             **sizes,
             **dropouts,
@@ -226,6 +235,7 @@ class HierarchicalAttentionNetwork(nn.Module):
             "sentence_attention": asdict(sentence_attention),
             **encoders,
             "transformer": asdict(transformer),
+            "task": task,
         }
         self.word_dropout = word_dropout
         self.embedding = nn.Embedding(vocabulary_size, embedding_size)
@@ -250,7 +260,8 @@ class HierarchicalAttentionNetwork(nn.Module):
         )
         self.word_table = _WordTable()
         self.classifier_dropout = nn.Dropout(classifier_dropout)
-        self.classifier = nn.Linear(self.sentence_encoder.output_size, num_classes)
+        head = ContinuationRatio if task == "ordinal" else nn.Linear
+        self.classifier = head(self.sentence_encoder.output_size, num_classes)
 
     def forward(self, batch: Batch) -> HANOutput:
         """Read the batch's documents; each one's result does not depend on the others."""
@@ -348,7 +359,9 @@ class Ensemble(nn.Module):
         return average([member(batch) for member in self.members], batch)
 
     def probabilities(self, logits: Tensor, temperature: float | None = None) -> Tensor:
-        """Return the probability of each class, softmax(logits / T): everywhere by this function.
+        """Return the probability of each class or label: everywhere by this function.
+
+        Logits are divided by T before, see `han.task.probabilities`.
 
         Args:
             logits: (B, C), of this ensemble.
@@ -357,7 +370,9 @@ class Ensemble(nn.Module):
         Returns:
             float64 (B, C). The likeliest class is that of the largest logit, whatever T is.
         """
-        return (logits.double() / (temperature or self.temperature)).softmax(1)
+        return probabilities(
+            logits.double() / (temperature or self.temperature), self.options["task"]
+        )
 
 
 def average(outputs: Sequence[HANOutput], batch: Batch) -> HANOutput:

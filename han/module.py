@@ -12,19 +12,40 @@ import pytorch_lightning as pl
 import torch
 from pytorch_lightning.trainer.states import TrainerFn
 from torch import Tensor, nn
-from torch.nn import functional
 from torch.optim import SGD, Optimizer
 from torch.optim.lr_scheduler import LambdaLR, ReduceLROnPlateau
-from torchmetrics import CatMetric, MeanMetric, MetricCollection, SumMetric
-from torchmetrics.classification import MulticlassAccuracy, MulticlassF1Score
+from torchmetrics import (
+    CatMetric,
+    MeanAbsoluteError,
+    MeanMetric,
+    Metric,
+    MetricCollection,
+    SumMetric,
+)
+from torchmetrics.classification import (
+    MulticlassAccuracy,
+    MulticlassF1Score,
+    MultilabelExactMatch,
+    MultilabelF1Score,
+)
 
 from han.attention import Weighting
 from han.batching import Batch
 from han.calibration import calibration_figures, fit_temperature
-from han.metrics import classification_figures
+from han.metrics import best_thresholds, figures_of
 from han.model import ATTENTIONS, GROUPS, Draws, Encoder, Ensemble, HANOutput
 from han.optimization import RowwiseAdamW, distinct_rows
 from han.recipe import Recipe, recipe_for
+from han.task import (
+    THRESHOLD,
+    Task,
+    check_weights,
+    decisions,
+    initial_loss,
+    label_weights,
+    loss,
+    probabilities,
+)
 from han.transformer import Blocks, RaggedTransformer
 
 TRANSFORMER_SHARE = 1 / 7  # of the learning rate, for a transformer's weights
@@ -51,6 +72,7 @@ class HANModule(pl.LightningModule):
         vocabulary_size: Number of word ids V; the data module knows it.
         num_classes: Number of classes C; the data module knows it.
         embedding_size: Width E of the word vectors; the data module knows it.
+        task: What labels are; the data module knows it.
         members: Number of networks that are trained side by side, each from its own start; the mean
             of their logits is the answer (deep ensembles: Lakshminarayanan et al. 2017). Time grows
             with it, in training and afterwards.
@@ -70,7 +92,12 @@ class HANModule(pl.LightningModule):
         sentence_encoder: What reads the sentences of a document.
         transformer: The blocks of a transformer, at either level.
         sentence_dropout: Probability of leaving a sentence out of a training document.
-        label_smoothing: Share of each target's probability that is spread over all classes.
+        label_smoothing: Share of each target's probability that is spread over all classes; none
+            where a document may have several labels.
+        class_weights: How much documents of each class count in the loss, of the validation
+            documents too: all the same by default, `balanced` (each class as much as the others),
+            or weights by the label's name, such as `{spam: 5}`, 1 for those left out. Of several
+            labels, how much having one counts beside not having it.
         optimizer: `adamw`, or `sgd` with momentum as in the paper.
         learning_rate: Peak learning rate; by default 0.007 for few documents, 0.004 for many. The
             weights of a transformer have a seventh of it.
@@ -92,12 +119,15 @@ class HANModule(pl.LightningModule):
     """
 
     usual_worth: Tensor  # of each member's draws
+    label_weights: Tensor | None  # (C,), how much each class counts in the loss
+    thresholds: Tensor | None  # (C,), from which probability on a document has each of several
 
     def __init__(
         self,
         vocabulary_size: int,
         num_classes: int,
         embedding_size: int = 200,
+        task: Task = "multiclass",
         members: int = 3,
         hidden_size: int = 50,
         attention_size: int = 100,
@@ -112,6 +142,7 @@ class HANModule(pl.LightningModule):
         transformer: Blocks = Blocks(),
         sentence_dropout: float = 0.3,
         label_smoothing: float = 0.1,
+        class_weights: Literal["balanced"] | dict[str, float] | None = None,
         optimizer: Literal["adamw", "sgd"] = "adamw",
         learning_rate: float | None = None,
         embedding_learning_rate: float | None = None,
@@ -124,6 +155,7 @@ class HANModule(pl.LightningModule):
         for name, share in shares.items():
             if not 0 <= share < 1:
                 raise ValueError(f"`{name}` must be at least 0 and below 1, got {share}.")
+        check_weights(class_weights)
         if learning_rate is not None and learning_rate <= 0:
             raise ValueError(f"`learning_rate` must be above 0, got {learning_rate}.")
         if embedding_learning_rate is not None and embedding_learning_rate < 0:
@@ -136,6 +168,7 @@ class HANModule(pl.LightningModule):
             vocabulary_size=vocabulary_size,
             num_classes=num_classes,
             embedding_size=embedding_size,
+            task=task,
             hidden_size=hidden_size,
             attention_size=attention_size,
             word_dropout=word_dropout,
@@ -153,14 +186,14 @@ class HANModule(pl.LightningModule):
         for embedding in self.network.embeddings:
             embedding.weight.requires_grad_(embedding_learning_rate != 0)
         if any(self.hparams[name]["normalization"] == "hard_reinforce" for name in ATTENTIONS):
-            worth_of_guesses = torch.full((members,), -math.log(num_classes))
+            worth_of_guesses = torch.full((members,), -initial_loss(num_classes, task))
             self.register_buffer("usual_worth", worth_of_guesses)  # see `_worth_of_draws`
-        metrics = MetricCollection(
-            {
-                "accuracy": MulticlassAccuracy(num_classes, average="micro"),
-                "macro_f1": _MacroF1(num_classes, average="none"),
-            }
-        )
+        weights = None if class_weights is None else torch.ones(num_classes)
+        self.register_buffer("label_weights", weights)  # of what, is known when training starts
+        several = task == "multilabel"
+        thresholds = torch.full((num_classes,), THRESHOLD) if several else None
+        self.register_buffer("thresholds", thresholds)  # tuned on the validation documents
+        metrics = MetricCollection(_metrics(task, num_classes))
         self.val_metrics = metrics.clone(prefix="val_")
         self.test_metrics = metrics.clone(prefix="test_")
         # Lightning's own mean over processes divides by whole numbers of documents.
@@ -171,6 +204,7 @@ class HANModule(pl.LightningModule):
         self.test_words = SumMetric()
         self.test_figures: dict[str, Any] = {}
         self.test_classes = np.zeros(0, np.int64)
+        self.test_scores: npt.NDArray[np.float32] | None = None
         self.calibration: dict[str, Any] | None = None
         self._test_started = 0.0
         self._plateau: ReduceLROnPlateau | None = None
@@ -201,8 +235,12 @@ class HANModule(pl.LightningModule):
         """Start training from the data module's pretrained vectors, where it has some.
 
         Raises:
-            ValueError: They are not of the network's shape.
+            ValueError: They are not of the network's shape, or class weights are not of its labels.
         """
+        if self.label_weights is not None and stage == "fit":
+            given, labels = self.hparams["class_weights"], self._datamodule.training_labels
+            weights = label_weights(given, self._labels, labels)
+            self.label_weights.copy_(torch.from_numpy(weights))
         matrix = getattr(self._datamodule, "embedding_matrix", None) if stage == "fit" else None
         if matrix is None:
             return
@@ -223,14 +261,10 @@ class HANModule(pl.LightningModule):
         A sum, so that each member trains as if it were alone. Where hard attention drew, another
         term teaches it to draw better, see `_worth_of_draws`.
         """
-        smoothing, targets = self.hparams["label_smoothing"], _targets(batch)
+        task, targets = self._task, _targets(batch)
+        options = {"weights": self.label_weights, "smoothing": self.hparams["label_smoothing"]}
         outputs = [member(self._without_some_sentences(batch)) for member in self.network.members]
-        losses = torch.stack(
-            [
-                functional.cross_entropy(output.logits, targets, label_smoothing=smoothing)
-                for output in outputs
-            ]
-        )
+        losses = torch.stack([loss(output.logits, targets, task, **options) for output in outputs])
         self._refuse_divergence(losses, f"batch {batch_index + 1}", batch_index)
         self.log(
             "train_loss",
@@ -240,11 +274,11 @@ class HANModule(pl.LightningModule):
             batch_size=len(batch),
             sync_dist=True,
         )
-        loss = losses.sum()
+        total = losses.sum()
         for member, output in enumerate(outputs):
             if output.draws is not None:
-                loss = loss + self._worth_of_draws(member, output.logits, output.draws, targets)
-        return loss
+                total = total + self._worth_of_draws(member, output.logits, output.draws, targets)
+        return total
 
     def _refuse_divergence(self, loss: Tensor, of_what: str, batch_index: int | None) -> None:
         """Raise a `ValueError`, in all processes at once, if a loss is no finite number in one.
@@ -269,7 +303,7 @@ class HANModule(pl.LightningModule):
         of late; draws that are worth more become likelier. Some entropy keeps them from settling
         too soon.
         """
-        worth = -functional.cross_entropy(logits.detach(), targets, reduction="none")  # (B,)
+        worth = -loss(logits.detach(), targets, self._task, reduction="none")  # (B,)
         above = worth - self.usual_worth[member]
         self.usual_worth[member] += (1 - BASELINE_DECAY) * above.mean()
         rewards = REWARD_SHARE * above * draws.log_probability  # (B,)
@@ -287,32 +321,48 @@ class HANModule(pl.LightningModule):
             metric.reset()
 
     def validation_step(self, batch: Batch, batch_index: int) -> Tensor:
-        """Log the cross-entropy (nats), accuracy and macro-F1 over the validation split.
+        """Log the cross-entropy (nats), accuracy, macro-F1 and what else the task has.
+
+        Where documents may have several labels, these are for thresholds of a half.
 
         Returns:
             The logits (B, C), for callbacks.
         """
         logits, targets = self(batch).logits, _targets(batch)
-        self.val_metrics.update(logits, targets)
+        self.val_metrics.update(self._scores(logits), targets)
         self.val_targets.update(targets)
         self.val_logits.update(logits)
-        self.val_loss.update(functional.cross_entropy(logits, targets, reduction="none"))
+        of_each = loss(logits, targets, self._task, weights=self.label_weights, reduction="none")
+        self.val_loss.update(of_each)
         self.log("val_loss", self.val_loss, batch_size=len(batch))
         self.log_dict(self.val_metrics, prog_bar=True, batch_size=len(batch))
         return logits  # type: ignore[no-any-return]
 
     def on_validation_epoch_end(self) -> None:
-        """Fit the temperature, in training; a network that diverged is refused, and not kept."""
-        if self.trainer.state.fn != TrainerFn.FITTING:
-            return  # then it is that of a checkpoint
-        loss = self.val_loss.compute()
-        self._refuse_divergence(loss, "the validation documents", None)
-        if self._plateau is not None:  # not by Lightning, which forgets the step as it resumes
-            self._plateau.step(float(loss))
-        logits, targets = self.val_logits.compute().cpu().double(), _integers(self.val_targets)
-        temperature = fit_temperature(logits.numpy(), targets)
-        figures = self._calibration_figures(logits, targets, temperature)
-        self.calibrate({"temperature": temperature, **figures})
+        """Choose what decisions and probabilities go by, in training: thresholds, a temperature.
+
+        A network that diverged is refused, and not kept.
+        """
+        fitting = self.trainer.state.fn == TrainerFn.FITTING  # otherwise it is as it was saved
+        if fitting:
+            value = self.val_loss.compute()
+            self._refuse_divergence(value, "the validation documents", None)
+            if self._plateau is not None:  # not by Lightning, which forgets the step as it resumes
+                self._plateau.step(float(value))
+        logits, targets = self.val_logits.compute().cpu(), _integers(self.val_targets)
+        if self.thresholds is not None:
+            scores = self._scores(logits).numpy()
+            if fitting:
+                tuned = best_thresholds(targets, scores, THRESHOLD)
+                self.thresholds.copy_(torch.from_numpy(tuned))
+            decided = scores >= self.thresholds.cpu().numpy()
+            figures = figures_of(self._task, targets, decided, self._labels, scores)
+            self.log("val_average_precision", figures["average_precision"], sync_dist=True)
+        elif fitting:
+            logits = logits.double()
+            temperature = fit_temperature(logits.numpy(), targets)
+            figures = self._calibration_figures(logits, targets, temperature)
+            self.calibrate({"temperature": temperature, **figures})
 
     def calibrate(self, calibration: dict[str, Any] | None) -> None:
         """Set `calibration`, and have the network use its temperature."""
@@ -337,33 +387,40 @@ class HANModule(pl.LightningModule):
         self._test_started = time.perf_counter()
 
     def test_step(self, batch: Batch, batch_index: int) -> None:
-        """Log the cross-entropy (nats), accuracy and macro-F1 over the test split.
+        """Log the cross-entropy (nats), accuracy, macro-F1 and what else the task has.
 
         Unlike in training and validation, the cross-entropy is that of `Ensemble.probabilities`.
         """
         logits, targets = self(batch).logits, _targets(batch)
-        self.test_metrics.update(logits, targets)
+        scores = self._scores(logits)
+        decided = decisions(scores, self._task, self.thresholds)
+        self.test_metrics.update(decided, targets)
         self.test_targets.update(targets)
         self.test_logits.update(logits)
         self.test_words.update(len(batch.tokens))
-        losses = functional.cross_entropy(
-            logits / self.network.temperature, targets, reduction="none"
-        )
-        self.test_loss.update(losses)
+        scaled = logits / self.network.temperature
+        self.test_loss.update(loss(scaled, targets, self._task, reduction="none"))
         self.log("test_loss", self.test_loss, batch_size=len(batch))
         self.log_dict(self.test_metrics, batch_size=len(batch))
 
     def on_test_epoch_end(self) -> None:
-        """Compute `test_figures`, with the keys of `test_metrics.json`, and `test_classes` (B,)."""
+        """Compute `test_figures`, with the keys of `test_metrics.json`, and `test_classes` (B,).
+
+        Where documents may have several labels, `test_classes` are (B, C), 1 for the labels that
+        they are given, and `test_scores` (B, C) their probabilities.
+        """
         seconds = time.perf_counter() - self._test_started
-        logits, targets = self.test_logits.compute().cpu().double(), _integers(self.test_targets)
-        self.test_classes = logits.argmax(1).numpy()
-        figures = classification_figures(targets, self.test_classes, self._labels)
+        logits, targets = self.test_logits.compute().cpu(), _integers(self.test_targets)
+        scores, thresholds = self._scores(logits), self.thresholds
+        decided = decisions(scores, self._task, None if thresholds is None else thresholds.cpu())
+        self.test_classes = decided.numpy()
+        self.test_scores = None if thresholds is None else scores.numpy()
+        figures = figures_of(self._task, targets, self.test_classes, self._labels, self.test_scores)
         if self.calibration is not None:
             temperature = self.calibration["temperature"]
             figures["calibration"] = {
                 "temperature": temperature,
-                **self._calibration_figures(logits, targets, temperature),
+                **self._calibration_figures(logits.double(), targets, temperature),
             }
         self.test_figures = {
             **figures,
@@ -471,6 +528,20 @@ class HANModule(pl.LightningModule):
                     grad.mul_(gradient_clip_val / (norm + 1e-6))
 
     @property
+    def plain_thresholds(self) -> tuple[float, ...] | None:
+        """The thresholds as the model directory has them."""
+        return None if self.thresholds is None else tuple(self.thresholds.tolist())
+
+    def _scores(self, logits: Tensor) -> Tensor:
+        """Return what tells classes (B, C) apart, of several labels their probabilities."""
+        return logits if self.thresholds is None else probabilities(logits.float(), self._task)
+
+    @property
+    def _task(self) -> Task:
+        task: Task = self.hparams["task"]
+        return task
+
+    @property
     def _datamodule(self) -> Any:  # noqa: ANN401  # Lightning sets it and leaves it untyped
         return getattr(self.trainer, "datamodule", None)
 
@@ -479,6 +550,31 @@ class HANModule(pl.LightningModule):
         """The classes' names, or their numbers where no data module tells them."""
         numbers = map(str, range(self.hparams["num_classes"]))
         return tuple(getattr(self._datamodule, "labels", numbers))
+
+
+def _metrics(task: Task, num_classes: int) -> dict[str, Metric | MetricCollection]:
+    """Return what is computed in the loop."""
+    if task == "multilabel":
+        return {
+            "accuracy": MultilabelExactMatch(num_classes),
+            "macro_f1": MultilabelF1Score(num_classes),
+            "micro_f1": MultilabelF1Score(num_classes, average="micro"),
+        }
+    metrics: dict[str, Metric | MetricCollection] = {
+        "accuracy": MulticlassAccuracy(num_classes, average="micro"),
+        "macro_f1": _MacroF1(num_classes, average="none"),
+    }
+    if task == "ordinal":
+        metrics["mean_absolute_error"] = _MeanAbsoluteError()
+    return metrics
+
+
+class _MeanAbsoluteError(MeanAbsoluteError):
+    """The mean number of classes between the likeliest and the true one."""
+
+    def update(self, preds: Tensor, target: Tensor) -> None:
+        classes = preds.argmax(1) if preds.ndim == 2 else preds
+        super().update(classes.float(), target.float())
 
 
 class _MacroF1(MulticlassF1Score):

@@ -20,6 +20,7 @@ from han.bundle import Bundle
 from han.documents import Document, in_blocks
 from han.explanation import METHODS, Explanation, ModelReference
 from han.model import ATTENTIONS, HANOutput
+from han.task import Task
 from han.vocabulary import EncodedText, Vocabulary
 
 BLOCK_DOCUMENTS, BLOCK_CHARACTERS = 2048, 4_000_000  # read, encoded and sorted together
@@ -31,18 +32,21 @@ Scores = tuple[npt.NDArray[np.floating], npt.NDArray[np.floating]]
 
 @dataclass(frozen=True, slots=True)
 class Prediction:
-    """The class of one document.
+    """The class of one document, or its labels.
 
     Args:
         id: The document's identifier.
-        label: The class with the highest probability; None where that is below the least confidence
-            that was asked for.
-        probability: The highest probability.
-        probabilities: The probability of each class; they sum to 1.
+        label: The class with the highest probability, of `labels`, if there are any; None where
+            that is below the least confidence that was asked for.
+        probability: The highest probability, of `labels`, if there are any.
+        probabilities: The probability of each class; they sum to 1. Where a document may have
+            several labels, of each label by itself.
         truncated: Whether a limit of the model cut the document.
         empty: Whether the document has no word; its probabilities are then the model's prior.
         columns: The id columns that came with the document.
-        true: The document's own label, where it has one.
+        true: The document's own label, or labels, where they are known.
+        labels: Where a document may have several labels, those whose probability reaches the
+            label's threshold, perhaps none, in the order of the model's labels; else None.
     """
 
     id: str
@@ -52,7 +56,8 @@ class Prediction:
     truncated: bool
     empty: bool
     columns: Mapping[str, str | int | float | bool | None]
-    true: str | None = None
+    true: str | tuple[str, ...] | None = None
+    labels: tuple[str, ...] | None = None
 
     @classmethod
     def from_probabilities(
@@ -64,32 +69,49 @@ class Prediction:
         truncated: bool,
         empty: bool,
         columns: Mapping[str, str | int | float | bool | None],
-        true: str | None = None,
+        true: str | tuple[str, ...] | None = None,
+        thresholds: Sequence[float] | None = None,
         min_confidence: float = 0.0,
     ) -> Prediction:
-        """Choose the likeliest class; `probabilities` are in the order of `labels`.
+        """Choose the likeliest class, or the labels that reach their thresholds.
 
-        Where its probability is below `min_confidence`, none is chosen.
+        Args:
+            id: The document's identifier.
+            labels: The C classes.
+            probabilities: C floats, in the order of `labels`.
+            truncated: See the class, as for the next three.
+            empty: Whether the document has no word.
+            columns: The id columns that came with the document.
+            true: The document's own label, or labels.
+            thresholds: C floats, where a document may have several labels.
+            min_confidence: No class is chosen where the highest probability is below.
         """
-        best = max(range(len(labels)), key=probabilities.__getitem__)
+        label, given = decide(labels, probabilities, thresholds)
+        of_each = dict(zip(labels, probabilities, strict=True))
         return cls(
             id=id,
-            label=labels[best] if probabilities[best] >= min_confidence else None,
-            probability=probabilities[best],
-            probabilities=dict(zip(labels, probabilities, strict=True)),
+            label=label if of_each[label] >= min_confidence else None,
+            probability=of_each[label],
+            probabilities=of_each,
             truncated=truncated,
             empty=empty,
             columns=columns,
             true=true,
+            labels=given,
         )
 
     def to_record(self) -> dict[str, object]:
-        """Return the prediction record: JSON values, the id columns after `id`."""
+        """Return the prediction record: JSON values, the id columns after `id`.
+
+        It has `label` and `probability`, or `labels` where a document may have several.
+        """
+        decision: dict[str, object] = {"label": self.label, "probability": self.probability}
+        if self.labels is not None:
+            decision = {"labels": list(self.labels)}
         return {
             "id": self.id,
             **self.columns,
-            "label": self.label,
-            "probability": self.probability,
+            **decision,
             "probabilities": dict(self.probabilities),
             "truncated": self.truncated,
             "empty": self.empty,
@@ -110,6 +132,7 @@ class Reading(NamedTuple):
             its first network, then those of the second, and so on; else None.
         sentence_heads: float32 (S, K'), the same of the sentences.
         scores: By method, what its words (N, C) and its sentences (S, C) contribute to each class.
+        labels: Where a document may have several labels, those that it has; else None.
     """
 
     document: Document
@@ -121,6 +144,7 @@ class Reading(NamedTuple):
     word_heads: npt.NDArray[np.float32] | None = None
     sentence_heads: npt.NDArray[np.float32] | None = None
     scores: Mapping[str, Scores] = MappingProxyType({})
+    labels: tuple[str, ...] | None = None
 
 
 class Predictor:
@@ -141,6 +165,12 @@ class Predictor:
     def labels(self) -> tuple[str, ...]:
         """The classes, in the order of every array of probabilities."""
         return self.bundle.labels
+
+    @property
+    def task(self) -> Task:
+        """What labels are."""
+        task: Task = self._network.options["task"]
+        return task
 
     def __repr__(self) -> str:
         """Return the number of words and classes."""
@@ -231,19 +261,26 @@ class Predictor:
             min_confidence: As in `classify`.
 
         Raises:
-            ValueError: It is not from 0 to 1.
+            ValueError: It is not from 0 to 1, or documents may have several labels.
         """
         if not 0 <= min_confidence <= 1:
             raise ValueError(f"`min_confidence` must be from 0 to 1, got {min_confidence}.")
-        for document, words, _, probabilities, *_ in self.read_documents(documents):
+        if min_confidence > 0 and self.bundle.thresholds is not None:
+            raise ValueError(
+                "`min_confidence` is for documents of one class; of several labels each has a "
+                "threshold of its own."
+            )
+        for reading in self.read_documents(documents):
+            document, words = reading.document, reading.words
             yield Prediction.from_probabilities(
                 document.id,
                 self.labels,
-                probabilities.tolist(),
+                reading.probabilities.tolist(),
                 truncated=bool(words.cut),
                 empty=len(words.tokens) == 0,
                 columns=document.columns,
                 true=document.label,
+                thresholds=self.bundle.thresholds,
                 min_confidence=min_confidence,
             )
 
@@ -256,8 +293,10 @@ class Predictor:
             documents: The documents.
             methods: As in `explain`.
         """
+        several = self.bundle.thresholds is not None
         for reading in self.read_documents(documents, methods):
-            document, words = reading.document, reading.words
+            document, words, true = reading.document, reading.words, reading.document.label
+            true_labels = (true,) if isinstance(true, str) else true
             yield Explanation.from_attention(
                 id=document.id,
                 text=document.text,
@@ -271,13 +310,15 @@ class Predictor:
                 unknown=words.tokens == Vocabulary.UNKNOWN,
                 model=self.bundle.reference or ModelReference(sha256="", version=""),
                 cut=words.cut,
-                true=document.label,
+                true=true if isinstance(true, str) and not several else None,
                 word_scores={method: of_words for method, (of_words, _) in reading.scores.items()},
                 sentence_scores={
                     method: of_sentences for method, (_, of_sentences) in reading.scores.items()
                 },
                 word_heads=reading.word_heads,
                 sentence_heads=reading.sentence_heads,
+                predicted_labels=reading.labels,
+                true_labels=true_labels if several else None,
             )
 
     def read_documents(
@@ -344,7 +385,7 @@ class Predictor:
         for batch in _batches(by_length, words):
             ragged = _ragged([words[i] for i in batch]).to(self._device)
             output = attribution.uniform_output(self._network, ragged)
-            rows[batch] = self._network.probabilities(output.logits).cpu().numpy()
+            rows[batch] = self._probabilities(output)
         return rows
 
     def _run(
@@ -358,16 +399,16 @@ class Predictor:
             npt.NDArray[np.float32] | None,
             npt.NDArray[np.float32] | None,
             Mapping[str, Scores],
+            tuple[str, ...] | None,
         ]
     ]:
-        """Yield each text's label, probabilities, attention of both levels, heads, and scores."""
+        """Yield what `Reading` has of each text, but for the document and its words."""
         output, found = self._compute(texts, methods)
         scores = {
             method: (of.words.double().cpu().numpy(), of.sentences.double().cpu().numpy())
             for method, of in found.items()
         }
-        probabilities = self._network.probabilities(output.logits).cpu().numpy()
-        best = probabilities.argmax(1).tolist()
+        of_each, thresholds = self._probabilities(output), self.bundle.thresholds
         word_attention = output.word_attention.float().cpu().numpy()
         sentence_attention = output.sentence_attention.float().cpu().numpy()
         options = self._network.options
@@ -379,11 +420,12 @@ class Predictor:
         )
         word_ends = np.cumsum([0, *(len(text.tokens) for text in texts)]).tolist()
         sentence_ends = np.cumsum([0, *(len(text.words_per_sentence) for text in texts)]).tolist()
-        for row, label, words, sentences in zip(
-            probabilities, best, pairwise(word_ends), pairwise(sentence_ends), strict=True
+        for row, words, sentences in zip(
+            of_each, pairwise(word_ends), pairwise(sentence_ends), strict=True
         ):
+            label, given = decide(self.labels, row.tolist(), thresholds)
             yield (
-                self.labels[label],
+                label,
                 row,
                 word_attention[slice(*words)],
                 sentence_attention[slice(*sentences)],
@@ -393,7 +435,11 @@ class Predictor:
                     method: (of_words[slice(*words)], of_sentences[slice(*sentences)])
                     for method, (of_words, of_sentences) in scores.items()
                 },
+                given,
             )
+
+    def _probabilities(self, output: HANOutput) -> npt.NDArray[np.float64]:
+        return self._network.probabilities(output.logits).cpu().numpy()
 
     def _compute(
         self, texts: list[EncodedText], methods: Sequence[str]
@@ -420,6 +466,25 @@ class Predictor:
                 *map(torch.cat, zip(*of_each, strict=True))
             )
         return output, found
+
+
+def decide(
+    labels: Sequence[str], probabilities: Sequence[float], thresholds: Sequence[float] | None
+) -> tuple[str, tuple[str, ...] | None]:
+    """Return the likeliest class, and the labels that a document has where it may have several.
+
+    Args:
+        labels: The C classes.
+        probabilities: C floats.
+        thresholds: C floats, from which probability on a document has a label; None where it has
+            one class. The likeliest is of those labels, if there are any.
+    """
+    of_each = dict(zip(labels, probabilities, strict=True))
+    if thresholds is None:
+        return max(labels, key=of_each.__getitem__), None
+    rows = zip(of_each.items(), thresholds, strict=True)
+    given = tuple(label for (label, probability), least in rows if probability >= least)
+    return max(given or labels, key=of_each.__getitem__), given
 
 
 def check_methods(methods: Sequence[str]) -> tuple[str, ...]:

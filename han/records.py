@@ -22,6 +22,9 @@ if TYPE_CHECKING:
 LINE_SUFFIXES = (".jsonl", ".ndjson")
 OUTPUT_SUFFIXES = (*LINE_SUFFIXES, ".csv", ".tsv", ".parquet")
 
+SEPARATOR = ";"
+"""What stands between the labels of a document in CSV and TSV."""
+
 _ROWS_AT_ONCE = 4096
 # What a spreadsheet takes for a formula (also its full-width forms), unless it is just a number.
 _FORMULA = re.compile(r"[=+\-@\t\r\n\uff1d\uff0b\uff0d\uff20]")
@@ -36,15 +39,27 @@ def json_line(record: Mapping[str, object]) -> str:
     return _UNSAFE.sub(lambda found: f"\\u{ord(found[0]):04x}", line)
 
 
-def check_output(path: str | Path, labels: Sequence[str] = (), columns: Sequence[str] = ()) -> None:
+def check_output(
+    path: str | Path,
+    labels: Sequence[str] = (),
+    columns: Sequence[str] = (),
+    *,
+    several: bool = False,
+) -> None:
     """Check that `write_records` can take these arguments, before the work that makes the records.
 
     Raises:
-        ValueError: The suffix is not known, `path` is a folder, or a column of the input has the
-            name of one of the output.
+        ValueError: The suffix is not known, `path` is a folder, a column of the input has the
+            name of one of the output, or a label holds what stands between several.
     """
     check_suffix(path)
-    check_columns(columns, labels)
+    check_columns(columns, labels, several=several)
+    divided = [label for label in labels if SEPARATOR in label]
+    if several and divided and inner_suffix(Path(path)) in (".csv", ".tsv"):
+        raise ValueError(
+            f"{path}: the label {divided[0]!r} holds a {SEPARATOR}, which stands between labels "
+            "here; write .jsonl or .parquet."
+        )
 
 
 def check_suffix(path: str | Path, suffixes: Sequence[str] = OUTPUT_SUFFIXES) -> None:
@@ -70,13 +85,15 @@ def check_suffix(path: str | Path, suffixes: Sequence[str] = OUTPUT_SUFFIXES) ->
         raise ValueError(f"{path}: this is a folder; name a file in it.")
 
 
-def check_columns(columns: Sequence[str], labels: Sequence[str] = ()) -> None:
+def check_columns(
+    columns: Sequence[str], labels: Sequence[str] = (), *, several: bool = False
+) -> None:
     """Check that no column of the input would take the place of one of a prediction record.
 
     Raises:
         ValueError: One would.
     """
-    names = [*_header(labels, columns), "probabilities"]
+    names = [*_header(labels, columns, several=several), "probabilities"]
     repeated = [repr(name) for name in dict.fromkeys(columns) if names.count(name) > 1]
     if repeated:
         raise ValueError(
@@ -90,19 +107,24 @@ def write_records(
     records: Iterable[Mapping[str, object]],
     labels: Sequence[str],
     columns: Sequence[str] = (),
+    *,
+    several: bool = False,
 ) -> int:
     """Write prediction records as they come; the file appears whole or not at all.
 
     JSON lines hold the records as they are. CSV, TSV and Parquet have the columns `id`, `columns`,
     `label`, `probability`, one `p_<label>` for each class, `truncated` and `empty`. In CSV and TSV
     a text that a spreadsheet would run as a formula gets an apostrophe before it. A document that
-    is left undecided has no label: null, in CSV and TSV an empty cell.
+    is left undecided has no label: null, in CSV and TSV an empty cell. Where documents may have
+    several labels, `labels` stands for `label` and `probability`: a list in Parquet, in CSV and TSV
+    a text with `;` between them.
 
     Args:
         path: Where to write; the suffix says the format, `.gz` or `.zst` compress.
         records: Prediction records, each with the keys in `columns` besides its own.
         labels: The classes, in the order of their columns.
         columns: Names of the input's columns that the records carry.
+        several: Whether documents may have several labels.
 
     Returns:
         The number of records written.
@@ -111,11 +133,13 @@ def write_records(
         ValueError: See `check_output`; or Parquet cannot hold a column whose values change type.
         OSError: The file cannot be written.
     """
-    check_output(path, labels, columns)
-    types: dict[str, type | None] = dict.fromkeys(_header(labels, columns), float)
-    types |= {"id": str, "label": str, "truncated": bool, "empty": bool}
+    check_output(path, labels, columns, several=several)
+    suffix = inner_suffix(Path(path))
+    types: dict[str, type | None] = dict.fromkeys(_header(labels, columns, several=several), float)
+    decision: dict[str, type | None] = {"labels": list} if several else {"label": str}
+    types |= {"id": str, **decision, "truncated": bool, "empty": bool}
     types |= dict.fromkeys(columns)
-    flat = inner_suffix(Path(path)) not in LINE_SUFFIXES
+    flat = suffix not in LINE_SUFFIXES
     return write_table(path, map(_flat, records) if flat else records, types)
 
 
@@ -130,8 +154,8 @@ def write_table(
     Args:
         path: Where to write; the suffix says the format, `.gz` or `.zst` compress.
         rows: Values by the column's name.
-        types: The type of each column's values, `str`, `int`, `float` or `bool`; None where the
-            first values tell.
+        types: The type of each column's values, `str`, `int`, `float`, `bool` or `list` (of
+            strings); None where the first values tell.
 
     Returns:
         The number of rows written.
@@ -161,9 +185,10 @@ def write_table(
     return count
 
 
-def _header(labels: Sequence[str], columns: Sequence[str]) -> list[str]:
+def _header(labels: Sequence[str], columns: Sequence[str], *, several: bool = False) -> list[str]:
+    decision = ["labels"] if several else ["label", "probability"]
     probabilities = [f"p_{label}" for label in labels]
-    return ["id", *columns, "label", "probability", *probabilities, "truncated", "empty"]
+    return ["id", *columns, *decision, *probabilities, "truncated", "empty"]
 
 
 def _flat(record: Mapping[str, object]) -> dict[str, object]:
@@ -177,6 +202,8 @@ def _flat(record: Mapping[str, object]) -> dict[str, object]:
 
 def _cell(value: object) -> object:
     """Return what a table shows for a value: true and false, and text that no sheet runs."""
+    if isinstance(value, list):
+        value = SEPARATOR.join(value)
     if isinstance(value, bool):
         return "true" if value else "false"
     if isinstance(value, str) and _FORMULA.match(value) and not _NUMBER.fullmatch(value):
@@ -211,6 +238,7 @@ def _write_parquet(
     import pyarrow.parquet as pq
 
     known = {str: pa.string(), int: pa.int64(), float: pa.float64(), bool: pa.bool_()}
+    known[list] = pa.list_(pa.string())
     batch = list(itertools.islice(rows, _ROWS_AT_ONCE))
     schema = pa.schema(
         [

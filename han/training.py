@@ -162,6 +162,8 @@ def refit(trainer: pl.Trainer, module: HANModule, data: HANDataModule, seed: int
         trainer.fit(fresh, data)
     finally:
         data.refitting = False
+    if fresh.thresholds is not None and module.thresholds is not None:
+        fresh.thresholds.copy_(module.thresholds)  # no document is left to tune them on
     if not all(weight.isfinite().all() for weight in fresh.network.parameters()):
         raise ValueError(f"{DIVERGED}.")
     fresh.calibrate(module.calibration)  # no documents are left to fit a temperature on

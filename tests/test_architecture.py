@@ -26,6 +26,9 @@ ORDER = (
     "corpus",
     "word2vec",
     "batching",
+    "task",
+    "metrics",
+    "ordinal",
     "kernel",
     "attention",
     "gru",
@@ -41,7 +44,6 @@ ORDER = (
     "bundle",
     "predictor",
     "scale",
-    "metrics",
     "calibration",
     "baseline",
     "recipe",
@@ -64,6 +66,8 @@ ALLOWED_BACK = {("explanation", "report")}
 LIGHTNING = {"datamodule", "module", "training", "tracking", "estimator", "cli"}
 WITH_TORCH = {
     "batching",
+    "task",
+    "ordinal",
     "kernel",
     "attention",
     "gru",

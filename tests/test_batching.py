@@ -345,6 +345,42 @@ class TestLengthGroupedBatchSampler:
         with pytest.raises(ValueError, match="4 documents a step, this one has 8"):
             other.load_state_dict(sampler.state_dict(batches_done=3))
 
+    @pytest.mark.parametrize("num_replicas", [1, 3])
+    def test_classes_are_drawn_equally_often(self, num_replicas: int) -> None:
+        lengths, classes = make_lengths(1000), np.repeat([0, 1, 2], [900, 80, 20])
+
+        def epoch(number: int) -> list[int]:
+            samplers = [
+                LengthGroupedBatchSampler(
+                    lengths, 16, classes=classes, seed=0, rank=rank, num_replicas=num_replicas
+                )
+                for rank in range(num_replicas)
+            ]
+            for sampler in samplers:
+                sampler.set_epoch(number)
+            return [index for sampler in samplers for index in flat(list(sampler))]
+
+        first, second = epoch(0), epoch(1)
+        assert 999 <= len(first) <= 1000
+        assert np.ptp(np.bincount(classes[first])) <= 2
+        times = np.bincount(first, minlength=1000)
+        assert times[:900].max() == 1
+        assert {*times[900:980].tolist()} <= {3, 4, 5}
+        assert {*times[980:].tolist()} <= {15, 16, 17}
+        assert {*second} != {*first}  # other documents of the frequent class
+        assert first == epoch(0)
+
+    def test_a_balanced_epoch_goes_on_where_it_was_left(self) -> None:
+        def make() -> LengthGroupedBatchSampler:
+            classes = np.repeat([0, 1], [90, 10])
+            return LengthGroupedBatchSampler(make_lengths(100), 8, classes=classes, seed=3)
+
+        whole, interrupted, resumed = list(make()), make(), make()
+        begun = iter(interrupted)
+        assert [next(begun) for _ in range(5)] == whole[:5]
+        resumed.load_state_dict(interrupted.state_dict())
+        assert list(resumed) == whole[5:]
+
     def test_the_state_of_another_seed_is_refused(self) -> None:
         state = LengthGroupedBatchSampler([1, 2], 1, seed=1).state_dict()
         with pytest.raises(ValueError, match="has seed 1, this one has 2"):

@@ -6,6 +6,7 @@ import os
 import pickle
 import re
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -333,6 +334,29 @@ class TestLoad:
         change_config(directory, lambda config: config.update(format="han.model/3"))
         change_config(directory, lambda config: config.pop("temperature"))
         assert Bundle.load(directory).network.temperature == 1
+
+    def test_a_model_of_before_there_were_kinds_of_label_has_classes(self, tmp_path: Path) -> None:
+        directory = save_model(tmp_path / "m")
+        change_config(directory, lambda config: config.update(format="han.model/3"))
+        change_config(directory, lambda config: config["network"].pop("task"))
+        bundle = Bundle.load(directory)
+        assert bundle.network.options["task"] == "multiclass"
+        assert bundle.thresholds is None
+
+    def test_thresholds_come_back(self, tmp_path: Path) -> None:
+        made = make_bundle(options={"task": "multilabel"})
+        assert made.thresholds == (0.5, 0.5)
+        replace(made, thresholds=(0.25, 0.5)).save(tmp_path / "m")
+        assert Bundle.load(tmp_path / "m").thresholds == (0.25, 0.5)
+
+    @pytest.mark.parametrize("given", [[0.5], [0.5, 2], [0.5, "a"], 0.5, [float("nan"), 0.5]])
+    def test_thresholds_that_are_none_are_one_clear_error(
+        self, tmp_path: Path, given: object
+    ) -> None:
+        make_bundle(options={"task": "multilabel"}).save(tmp_path / "m")
+        change_config(tmp_path / "m", lambda config: config.update(thresholds=given))
+        with pytest.raises(ValueError, match="`thresholds` must be"):
+            Bundle.load(tmp_path / "m")
 
     def test_earlier_networks_of_uniform_attention_are_refused(self, tmp_path: Path) -> None:
         directory = save_model(tmp_path / "m")

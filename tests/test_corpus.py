@@ -101,6 +101,38 @@ class TestPrepareCorpus:
         assert sentences.tolist() == [len(text.words_per_sentence) for text in encoded]
         assert labels.tolist() == documents.labels.tolist()
 
+    def test_a_document_may_have_several_labels(self, tmp_path: Path, cache: Path) -> None:
+        labels: list[object] = [["b", "a"], [], ["c"], ["a"]]
+        rows = [{"text": "One two.", "label": label} for label in labels]
+        corpus = prepare(
+            train=write_rows(tmp_path / "a.jsonl", rows), cache_dir=cache, validation_share=0
+        )
+        documents = corpus.splits["train"]
+        assert corpus.multilabel
+        assert corpus.labels == ("a", "b", "c")
+        assert documents.labels.tolist() == [[1, 1, 0], [0, 0, 0], [0, 0, 1], [1, 0, 0]]
+        assert documents.gather([2, 0])[3].tolist() == [[0, 0, 1], [1, 1, 0]]
+        assert corpus.summary["train"]["classes"] == {"a": 2, "b": 1, "c": 1}
+
+    def test_their_validation_share_leaves_one_of_each_label(
+        self, tmp_path: Path, cache: Path
+    ) -> None:
+        labels = [["often", *(["rare"] if i % 10 == 0 else [])] if i % 4 else [] for i in range(80)]
+        rows = [{"text": "One two.", "label": label} for label in [*labels, ["once"]]]
+        corpus = prepare(
+            train=write_rows(tmp_path / "a.jsonl", rows), cache_dir=cache, validation_share=0.25
+        )
+        counts = {split: of["classes"] for split, of in corpus.summary.items()}
+        assert counts["train"]["once"] == 1
+        assert counts["validation"] == {"often": 15, "once": 0, "rare": 1}
+        none = (corpus.splits["validation"].labels == 0).all(1).sum()
+        assert none == 5
+
+    def test_one_label_and_several_do_not_mix(self, tmp_path: Path, cache: Path) -> None:
+        rows = [{"text": "One two.", "label": label} for label in ("a", ["a", "b"])]
+        with pytest.raises(ValueError, match=r"a\.jsonl:2: a list of labels, where a document has"):
+            prepare(train=write_rows(tmp_path / "a.jsonl", rows), cache_dir=cache)
+
     def test_the_summary_counts(self, tmp_path: Path, cache: Path) -> None:
         rows: list[dict[str, object]] = [
             {"text": "One two. Three!", "label": "x", "split": "train"},

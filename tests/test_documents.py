@@ -168,9 +168,35 @@ class TestReadDocuments:
             read(path)
 
     def test_label_must_be_a_string_or_a_number(self, tmp_path: Path) -> None:
-        path = write(tmp_path / "a.jsonl", '{"text": "t", "label": ["a", "b"]}')
-        with pytest.raises(ValueError, match=r"a\.jsonl:1: `label` is a list; it must be"):
+        path = write(tmp_path / "a.jsonl", '{"text": "t", "label": {"a": 1}}')
+        with pytest.raises(ValueError, match=r"a\.jsonl:1: `label` is an object; it must be"):
             read(path)
+
+    def test_a_list_holds_several_labels_or_none(self, tmp_path: Path) -> None:
+        rows = [{"text": "t", "label": label} for label in (["b", " a ", 3, "b"], [], True)]
+        path = write(tmp_path / "a.jsonl", as_json_lines(rows))
+        assert [document.label for document in read(path)] == [("b", "a", "3"), (), "true"]
+
+    def test_parquet_s_lists_do_too(self, tmp_path: Path) -> None:
+        path = tmp_path / "a.parquet"
+        pq.write_table(pa.table({"text": ["t", "u"], "label": [["b", "a"], []]}), path)
+        assert [document.label for document in read(path)] == [("b", "a"), ()]
+
+    def test_a_text_is_parted_where_a_separator_is_given(self, tmp_path: Path) -> None:
+        rows = [{"text": "t", "label": label} for label in ("b; a;;b", "c", "", ";")]
+        path = write(tmp_path / "a.csv", as_csv(rows))
+        found = [document.label for document in read(path, label_separator=";")]
+        assert found == [("b", "a"), ("c",), (), ()]
+
+    def test_an_empty_label_in_a_list_is_refused(self, tmp_path: Path) -> None:
+        path = write(tmp_path / "a.jsonl", '{"text": "t", "label": ["a", null]}')
+        with pytest.raises(ValueError, match=r"a\.jsonl:1: `label` has an empty label in its list"):
+            read(path)
+
+    def test_labels_that_are_not_known_are_no_empty_list(self, tmp_path: Path) -> None:
+        path = write(tmp_path / "a.jsonl", '{"text": "t", "label": null}')
+        with pytest.raises(ValueError, match=r"a\.jsonl:1: `label` is empty or NaN"):
+            read(path, label_separator=";")
 
     def test_kept_values_fit_every_output(self, tmp_path: Path) -> None:
         row = '{"text": "t", "label": "a", "n": NaN, "i": Infinity, "l": [1, "é"], "b": true}'
@@ -696,6 +722,18 @@ class TestReadDocumentsHub:
         self.save(datasets, tmp_path / "set", "train", [0, -1])
         with pytest.raises(ValueError, match="train:2: `label` is empty or NaN"):
             read(f"hf://{tmp_path / 'set'}")
+
+    def test_lists_of_classes_have_their_names(self, datasets: ModuleType, tmp_path: Path) -> None:
+        features = datasets.Features(
+            text=datasets.Value("string"),
+            label=datasets.Sequence(datasets.ClassLabel(names=["neg", "pos"])),
+        )
+        rows = {"text": ["one", "two"], "label": [[1, 0], []]}
+        (tmp_path / "set").mkdir()
+        data = datasets.Dataset.from_dict(rows, features)
+        data.to_parquet(tmp_path / "set" / "train-00000-of-00001.parquet")
+        found = [document.label for document in read(f"hf://{tmp_path / 'set'}")]
+        assert found == [("pos", "neg"), ()]
 
     def test_missing_column_is_an_error(self, datasets: ModuleType, tmp_path: Path) -> None:
         self.save(datasets, tmp_path / "set", "train", [0, 1])

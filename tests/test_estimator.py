@@ -130,7 +130,7 @@ class TestOptions:
             "refit": config["refit"],
         }
         of_files = {"train", "validation", "test", "predict", "encoding", "on_bad_row"}
-        of_files |= {"text_column", "label_column", "id_column", "split_column"}
+        of_files |= {"text_column", "label_column", "label_separator", "id_column", "split_column"}
         without = {"num_workers", "vocabulary_from", "seed"}
         theirs["validation_fraction"] = theirs.pop("validation_share")
         ours = HANClassifier().get_params()
@@ -424,7 +424,7 @@ class TestLabels:
             ([float("nan"), *[1.0] * 39], "y[0] is nan; give each text a label."),
             (pd.Series([*LABELS[:-1], None]), "y[39] is nan; give each text a label."),
             (np.linspace(0, 1, 40), "Unknown label type"),
-            (np.eye(40), "1d array"),
+            (np.full((40, 2), 7), "1d array"),
             ([1, "a"] * 20, "label"),
         ],
     )
@@ -433,6 +433,71 @@ class TestLabels:
             labels = np.array(labels, object)
         with pytest.raises(ValueError, match=re.escape(message)):
             tiny().fit(TEXTS, labels)
+
+
+SETS = [("bad",), ("bad", "good"), ("good",), ()] * 10
+SOME = [
+    f"{'Awful and cold. ' * ('bad' in one)}{'Lovely, great. ' * ('good' in one)}The soup {i}."
+    for i, one in enumerate(SETS)
+]
+
+
+class TestKinds:
+    def test_lists_of_labels_come_back_as_such(self) -> None:
+        classifier = learning().fit(SOME, SETS)
+        assert classifier.classes_.tolist() == ["bad", "good"]
+        found = classifier.predict(SOME)
+        assert np.mean([{*a} == {*b} for a, b in zip(found, SETS, strict=True)]) > 0.8
+        given = classifier.predictor_.classify(SOME)
+        assert [one.labels for one in given] == found
+
+    @pytest.mark.parametrize("kind", ["array", "table", "sparse"])
+    def test_a_matrix_comes_back_as_one(self, kind: str) -> None:
+        matrix = np.array([[label in one for label in ("good", "bad")] for one in SETS], int)
+        table = pd.DataFrame(matrix, columns=["good", "bad"])
+        given = {"array": matrix, "table": table, "sparse": csr_array(matrix)}[kind]
+        classifier = learning().fit(SOME, given)
+        assert classifier.classes_.tolist() == (["good", "bad"] if kind == "table" else [0, 1])
+        found = classifier.predict(SOME)
+        assert found.shape == matrix.shape
+        assert classifier.score(SOME, matrix) == (found == matrix).all(1).mean() > 0.8
+        assert classifier.predict_proba(SOME)[:, 1].argmax() in np.flatnonzero(matrix[:, 1])
+
+    def test_its_rows_may_be_lists(self) -> None:
+        rows = [[int(label in one) for label in ("bad", "good")] for one in SETS]
+        found = tiny().fit(SOME, rows).predict(SOME)
+        assert np.array_equal(found, tiny().fit(SOME, np.array(rows)).predict(SOME))
+
+    def test_weights_are_by_the_label_s_own_name(self) -> None:
+        numbers = [int(label == "good") + 3 for label in LABELS]
+        classifier = tiny(class_weights={4: 2.5}, sampler="balanced").fit(TEXTS, numbers)
+        assert classifier.predictor_.bundle.facts["training"]["class_weights"] == {"4": 2.5}
+        with pytest.raises(ValueError, match="`class_weights` names 5, which does not occur"):
+            tiny(class_weights={5: 1.0}).fit(TEXTS, numbers)
+
+    def test_numbers_may_have_an_order(self) -> None:
+        numbers = [{"bad": -1, "good": 10}[label] for label in LABELS]
+        classifier = tiny(task="ordinal").fit(TEXTS, numbers)
+        assert classifier.predictor_.labels == ("-1", "10")
+        assert classifier.predictor_.task == "ordinal"
+        assert classifier.predict_proba(TEXTS).sum(1) == pytest.approx(np.ones(len(TEXTS)))
+
+    @pytest.mark.parametrize(
+        ("options", "labels", "message"),
+        [
+            ({"task": "ordinal"}, LABELS, "'bad' has none; rename them"),
+            ({"task": "multilabel"}, LABELS, "in `y` each text has one label"),
+            ({"task": "ordinal"}, [["a"]] * 40, "in `y` each text has any number of labels"),
+            ({}, [["a"]] * 40, "There is one class in `y`, 'a'"),
+            ({}, [["a", 1.5]] * 40, r"y\[0\] holds 1.5; labels are strings"),
+            ({}, np.eye(40, 3, dtype=int) * [1, 1, 0], "No text in `y` has the label 2"),
+        ],
+    )
+    def test_what_does_not_fit_is_told(
+        self, options: dict[str, Any], labels: object, message: str
+    ) -> None:
+        with pytest.raises(ValueError, match=message):
+            tiny(**options).fit(TEXTS, labels)
 
 
 class TestValidation:

@@ -5,6 +5,7 @@ import json
 import pickle
 import re
 from collections.abc import Sequence
+from dataclasses import replace
 from typing import Any
 
 import jsonschema  # type: ignore[import-untyped]
@@ -582,3 +583,51 @@ class TestToJson:
         sentence = Sentence(0, 2, 1.0, (word,), scores={"occlusion": (0.5,)})
         with pytest.raises(ValueError, match="must be 1 finite numbers, one a class"):
             Explanation("1", "ok", ("a",), (1.0,), "a", (sentence,), MODEL)
+
+
+class TestSeveralLabels:
+    def make(self, given: Sequence[str], true: Sequence[str] | None = None) -> Explanation:
+        odds = {"labels": ("a", "b", "c"), "probabilities": [0.3, 0.9, 0.6], "true": None}
+        return make_explanation(**odds, predicted_labels=given, true_labels=true)
+
+    def test_the_likeliest_of_those_that_it_is_given_is_explained(self) -> None:
+        assert self.make(("a", "c")).predicted == "c"
+        assert self.make(()).predicted == "b"
+
+    def test_it_is_right_if_all_are(self) -> None:
+        assert self.make(("a", "c"), ("c", "a")).right
+        assert self.make((), ()).right
+        assert self.make(("a",), ("a", "c")).right is False
+        assert self.make(("a",)).right is None
+        assert make_explanation().right
+
+    @pytest.mark.parametrize(("given", "true"), [(("a", "c"), ("b",)), ((), None)])
+    def test_the_record_has_them_and_fits_the_schema(
+        self, given: tuple[str, ...], true: tuple[str, ...] | None
+    ) -> None:
+        explanation = self.make(given, true)
+        record = json.loads(explanation.to_json())
+        VALIDATOR.validate(record)
+        assert Explanation.from_dict(record) == explanation
+        assert "predicted_labels" not in make_explanation().to_dict()
+
+    def test_one_that_the_model_does_not_know_is_refused(self) -> None:
+        with pytest.raises(ValueError, match="`predicted_labels` has 'd', which is not one of"):
+            replace(self.make(("a",)), predicted_labels=("d",))
+
+    @pytest.mark.parametrize(
+        ("given", "true", "said"),
+        [
+            (("a", "b"), None, "Read as b with 90 %, a with 30 %."),
+            (("b",), ("b",), "Read as b with 90 %, which is right."),
+            (("b",), ("a", "b"), "Read as b with 90 %; in truth a, b."),
+            ((), (), "Read as none of the labels, which is right."),
+            (("b",), (), "Read as b with 90 %; in truth none of them."),
+        ],
+    )
+    def test_a_report_says_all_of_them(
+        self, given: tuple[str, ...], true: tuple[str, ...] | None, said: str
+    ) -> None:
+        explanation = self.make(given, true)
+        assert said in explanation.to_text()
+        assert said in explanation.to_svg()

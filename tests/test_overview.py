@@ -572,3 +572,22 @@ class TestCalibration:
         calibration = summarize([make_empty(true=None), make_empty()]).calibration
         assert calibration is not None
         assert calibration.documents == 1
+
+
+def test_a_document_of_several_labels_counts_for_each() -> None:
+    several = {"labels": LABELS, "probabilities": [0.9, 0.8], "true": None}
+    scores = {"occlusion": [[0.5, -0.5], *[[0.0, 0.5]] * 5]}
+    both = make_explanation(
+        **several,
+        predicted_labels=LABELS,
+        word_scores=scores,
+        sentence_scores={"occlusion": [[0.1, 0.1]] * 2},
+    )
+    none = replace(both, predicted_labels=())
+    overview = summarize([both, none], min_count=1)
+    assert overview.documents == 2
+    assert [one.documents for one in overview.classes] == [1, 1]
+    words = [[word.word for word in one.words] for one in overview.classes]
+    assert words[0] == ["good"]
+    assert "good" not in words[1]
+    assert overview.calibration is None

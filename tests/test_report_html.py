@@ -731,3 +731,29 @@ def make_explanation_of(explanation: Explanation, scores: dict[str, Any]) -> Exp
     word = dataclasses.replace(word, scores=rows)
     sentence = dataclasses.replace(sentence, words=(word,), scores=rows)
     return dataclasses.replace(explanation, sentences=(sentence,))
+
+
+def test_a_page_has_the_scores_of_all_labels_of_a_document() -> None:
+    labels = tuple("abcdef")
+    of_each = [[float(k) for k in range(6)]]
+    explanation = make_explanation(
+        labels=labels,
+        probabilities=[0.1, 0.2, 0.3, 0.9, 0.8, 0.7],
+        true=None,
+        predicted_labels=("a", "d"),
+        true_labels=("b", "d"),
+        word_scores={"occlusion": of_each * 6},
+        sentence_scores={"occlusion": of_each * 2},
+    )
+    record = encode_document(explanation)
+    assert record["given"] == [[3, 900_000], [0, 100_000]]
+    assert record["truths"] == [1, 3]
+    assert record["scored"] == [3, 0, 1, 4, 5]
+    page = render_html([explanation])
+    assert "accuracy <b>0.000</b>" in page
+    assert "Read as <b" in re.sub(r"<bdi>|</bdi>", "", page)
+    encoded = encode_document(
+        dataclasses.replace(explanation, predicted_labels=(), true_labels=None)
+    )
+    assert encoded["given"] == []
+    assert "truths" not in encoded

@@ -41,6 +41,7 @@ from han.predictor import Predictor
 from han.report.html import encode_document
 from han.server import connections, jobs, listening, messages
 from han.server.app import create_app
+from han.server.description import describe
 from han.server.jobs import Jobs
 from han.server.listening import bind, configure
 from tests.tiny import TEXTS, make_bundle, save_model
@@ -184,6 +185,14 @@ class TestDescription:
         assert schemas["word"] == json.loads(
             json.dumps(RECORD["$defs"]["word"]).replace("#/$defs/", "#/components/schemas/")
         )
+
+    def test_a_document_may_have_several_labels(self) -> None:
+        made = Predictor(make_bundle(options={"task": "multilabel"}))
+        (record,) = (one.to_record() for one in made.classify(TEXTS[:1]))
+        schema = describe(made, 1)["components"]["schemas"]["Prediction"]
+        jsonschema.validate(record, json.loads(json.dumps(schema)))
+        assert "labels" in schema["required"]
+        assert "label" not in schema["properties"]
 
     def test_server_does_what_it_describes(self, tmp_path: Path) -> None:
         with running(save_model(tmp_path / "model")) as (_, url):

@@ -585,6 +585,12 @@ def _add_reading(parser: argparse.ArgumentParser, label: str | None = None) -> N
             "--label_column", default=COLUMNS["label_column"], help=f"{label} (%(default)s)"
         )
         parser.add_argument(
+            "--label_separator",
+            metavar="TEXT",
+            help="what stands between the labels of a document that may have several (lists need "
+            "none)",
+        )
+        parser.add_argument(
             "--id_column",
             default=COLUMNS["id_column"],
             help="column that names a document, if any (%(default)s)",

@@ -23,6 +23,7 @@ OPTIONS = (  # arguments of `prepare_corpus` that are options of the command
     "test",
     "text_column",
     "label_column",
+    "label_separator",
     "id_column",
     "split_column",
     "encoding",
@@ -31,6 +32,12 @@ OPTIONS = (  # arguments of `prepare_corpus` that are options of the command
     "validation_share",
     "seed",
 )
+SHOWN = {  # in a table
+    "accuracy": "accuracy",
+    "macro_f1": "macro-F1",
+    "micro_f1": "micro-F1",
+    "mean_absolute_error": "MAE",
+}
 
 
 def baseline(command: argparse.Namespace) -> None:
@@ -68,25 +75,25 @@ def baseline(command: argparse.Namespace) -> None:
         sys.stderr.write(f"baseline: {command.output}\n")
     sys.stdout.write(figures_table({model.name: model.figures for model in result.models}))
     counts = ", ".join(f"{count:,} {split}" for split, count in result.documents.items())
+    kind = "labels" if corpus.multilabel else "classes"
     sys.stdout.write(
-        f"\n{len(corpus.labels)} classes; {counts} documents; chosen on validation: "
+        f"\n{len(corpus.labels)} {kind}; {counts} documents; chosen on validation: "
         f"{result.best.name}\n"
     )
     report_notes(result)
 
 
 def figures_table(figures: Mapping[str, Mapping[str, Mapping[str, Any]]]) -> str:
-    """Return accuracy and macro-F1 as lines: a row a model, two columns a split."""
+    """Return the figures of models as lines: a row a model, some columns a split."""
     name_width = max(map(len, figures))
     splits = next(iter(figures.values()))
+    shown = {key: name for key, name in SHOWN.items() if key in next(iter(splits.values()))}
     lines = [
-        " " * name_width + "".join(f"{split:>20}" for split in splits),
-        " " * name_width + f"{'accuracy':>10}{'macro-F1':>10}" * len(splits),
+        " " * name_width + "".join(f"{split:>{10 * len(shown)}}" for split in splits),
+        " " * name_width + "".join(f"{name:>10}" for name in shown.values()) * len(splits),
     ]
     for name, of_model in figures.items():
-        cells = [
-            f"{one[key]:10.4f}" for one in of_model.values() for key in ("accuracy", "macro_f1")
-        ]
+        cells = [f"{one[key]:10.4f}" for one in of_model.values() for key in shown]
         lines.append(f"{name:<{name_width}}{''.join(cells)}")
     return "".join(f"{line}\n" for line in lines)
 

@@ -27,12 +27,20 @@ class RecordWriter(pl.Callback):
         path: The file of JSON lines, in a folder that all processes see.
         documents: The documents to classify, of which each process takes a contiguous share.
         labels: The classes.
+        thresholds: From which probability on a document has each, where it may have several.
     """
 
-    def __init__(self, path: Path, documents: StoredDocuments, labels: Sequence[str]) -> None:
+    def __init__(
+        self,
+        path: Path,
+        documents: StoredDocuments,
+        labels: Sequence[str],
+        thresholds: Sequence[float] | None = None,
+    ) -> None:
         self._path = path
         self._documents = documents
         self._labels = labels
+        self._thresholds = thresholds
         self._share: IO[str] | None = None
         self._next = 0
 
@@ -98,4 +106,5 @@ class RecordWriter(pl.Callback):
             truncated=bool(documents.truncated[index]),
             empty=bool(documents.words_per_document[index] == 0),
             columns=documents.columns(index),
+            thresholds=self._thresholds,
         ).to_record()

@@ -18,11 +18,12 @@ from han.records import check_columns, check_output, json_line, write_records
 
 if TYPE_CHECKING:
     from han.predictor import Prediction, Predictor
+    from han.task import Task
 
 Item = TypeVar("Item")
 
 # What messages of `read_documents` call its arguments; here they are options.
-_OPTION = re.compile(r"`((?:text|label|id|split)_column|encoding|on_bad_row)`")
+_OPTION = re.compile(r"`((?:text|label|id|split)_column|label_separator|encoding|on_bad_row)`")
 
 
 def classify(command: argparse.Namespace) -> None:
@@ -37,12 +38,15 @@ def classify(command: argparse.Namespace) -> None:
         check_target(command.output, command.input)
     documents = Input(command, columns)
     predictor = load(command.model)
-    score = Score(frozenset(predictor.labels))
+    several = predictor.task == "multilabel"
+    check_columns(columns, several=several)
+    score = Score(predictor.labels, predictor.task)
     predictions = score.watch(predictor.classify_documents(documents, min_confidence=least))
     if command.output:
         shown = with_progress(predictions, "Classifying")
         records = (prediction.to_record() for prediction in shown)
-        count = write_records(Path(command.output), records, predictor.labels, columns)
+        path, labels = Path(command.output), predictor.labels
+        count = write_records(path, records, labels, columns, several=several)
         sys.stderr.write(f"{count} predictions: {command.output}\n")
     elif sys.stdout.isatty():
         width = max(map(len, predictor.labels))
@@ -90,6 +94,7 @@ class Input:
                 source,
                 text_column=command.text_column,
                 label_column=command.label_column,
+                label_separator=command.label_separator,
                 id_column=command.id_column,
                 split_column=command.split_column,
                 keep_columns=columns,
@@ -138,39 +143,58 @@ class Score:
     """How often the labels that came with documents are those predicted.
 
     Args:
-        labels: The classes that the model knows.
+        labels: The classes that the model knows, in their order.
+        task: What labels are.
     """
 
-    labels: frozenset[str]
+    labels: tuple[str, ...]
+    task: Task = "multiclass"
     documents: int = 0
     undecided: int = 0
     right: int = 0
     known: int = 0
+    apart: int = 0  # classes between the predicted and the true ones, where they have an order
+    common: int = 0  # labels that documents are given and have, where they may have several
+    decided: int = 0  # those that they are given, and those that they have
     unknown: int = 0
     example: str = ""
 
     def watch(self, predictions: Iterable[Prediction]) -> Iterator[Prediction]:
         """Count predictions as they pass."""
+        index = {label: place for place, label in enumerate(self.labels)}
         for prediction in predictions:
             self.documents += 1
-            if prediction.label is None:
-                self.undecided += 1
-            elif prediction.true in self.labels:
-                self.known += 1
-                self.right += prediction.true == prediction.label
-            elif prediction.true is not None:
+            true = prediction.true
+            truths = (true,) if isinstance(true, str) else true
+            other = [label for label in truths or () if label not in index]
+            several = prediction.labels is not None
+            label = prediction.label
+            self.undecided += label is None
+            if truths is None or label is None:
+                pass
+            elif other or (len(truths) != 1 and not several):
                 self.unknown += 1
-                self.example = prediction.true
+                self.example = ", ".join(other or truths)
+            else:
+                given = (label,) if prediction.labels is None else prediction.labels
+                self.known += 1
+                self.right += {*given} == {*truths}
+                self.common += len({*given} & {*truths})
+                self.decided += len(given) + len(truths)
+                if not several:
+                    self.apart += abs(index[label] - index[truths[0]])
             yield prediction
 
     def report(self) -> None:
         """Write the accuracy to standard error, if documents had labels."""
         if self.known:
-            accuracy = self.right / self.known
+            figures = f"accuracy {self.right / self.known:.4f}"
+            if self.task == "ordinal":
+                figures += f", mean absolute error {self.apart / self.known:.4f}"
+            if self.task == "multilabel":
+                figures += f", micro-F1 {2 * self.common / max(1, self.decided):.4f}"
             others = " that are decided" if self.undecided else ""
-            sys.stderr.write(
-                f"accuracy {accuracy:.4f} on the {self.known} labelled documents{others}\n"
-            )
+            sys.stderr.write(f"{figures} on the {self.known} labelled documents{others}\n")
         if self.unknown:
             sys.stderr.write(
                 f"{self.unknown} documents not scored: the model does not know their label, such "
@@ -239,11 +263,16 @@ def load(model: str) -> Predictor:
 
 
 def _short_line(prediction: Prediction, width: int) -> str:
-    """Return what a person wants of a prediction: the two likeliest classes, and the document."""
+    """Return what a person wants of a prediction: two classes, or all labels; and the document."""
     ranked = sorted(prediction.probabilities.items(), key=lambda item: -item[1])
-    classes = "   then ".join(
-        f"{printable(label):<{width}} {probability:6.1%}" for label, probability in ranked[:2]
-    )
+    if prediction.labels is None:
+        classes = "   then ".join(
+            f"{printable(label):<{width}} {probability:6.1%}" for label, probability in ranked[:2]
+        )
+    else:
+        given = [one for one in ranked if one[0] in prediction.labels]
+        classes = ", ".join(f"{printable(label)} {probability:.1%}" for label, probability in given)
+        classes = classes or f"no label, likeliest {printable(ranked[0][0])} {ranked[0][1]:.1%}"
     notes = "  (cut short)" * prediction.truncated + "  (no words)" * prediction.empty
     notes += "  (undecided)" * (prediction.label is None)
     return f"{classes}   {printable(prediction.id)}{notes}"

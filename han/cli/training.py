@@ -66,6 +66,8 @@ from han.cli.runs import (
     run_of,
 )
 from han.datamodule import HANDataModule, Learned, read_checkpoint
+from han.metrics import FIGURES
+from han.model import GROUPS
 from han.module import HANModule
 from han.tracking import (
     RUN_DIR,
@@ -238,8 +240,8 @@ class HANCLI(LightningCLI):
             "and says whether the network is better.",
         )
         parser.link_arguments("seed_everything", "data.seed")
-        for size in ("vocabulary_size", "num_classes", "embedding_size"):
-            parser.link_arguments(f"data.{size}", f"model.{size}", apply_on="instantiate")
+        for known in ("vocabulary_size", "num_classes", "embedding_size", "task"):
+            parser.link_arguments(f"data.{known}", f"model.{known}", apply_on="instantiate")
 
     def parse_arguments(self, parser: LightningArgumentParser, args: ArgsType) -> None:
         """Parse, then find the checkpoint that is meant and read its vocabulary before all else."""
@@ -437,7 +439,13 @@ class HANCLI(LightningCLI):
         if figures is not None:
             facts["metrics"] = figures
         if self.trainer.is_global_zero:
-            bundle = Bundle(self.model.network, data.vocabulary, data.labels, facts)
+            bundle = Bundle(
+                self.model.network,
+                data.vocabulary,
+                data.labels,
+                facts,
+                thresholds=self.model.plain_thresholds,
+            )
             bundle.save(self.run_dir / MODEL)
 
     def _refit(self, epochs: int) -> None:
@@ -516,7 +524,7 @@ class HANCLI(LightningCLI):
         load_weights(self.model, self._config.ckpt_path)
         path, documents = self.run_dir / PREDICTIONS, self.datamodule.corpus.splits["predict"]
         self.trainer.callbacks.append(  # type: ignore[attr-defined]
-            RecordWriter(path, documents, self.datamodule.labels)
+            RecordWriter(path, documents, self.datamodule.labels, self.model.plain_thresholds)
         )
         self.trainer.predict(**kwargs, return_predictions=False)
         if self.trainer.is_global_zero:
@@ -541,14 +549,18 @@ class HANCLI(LightningCLI):
         corpus = self.datamodule.corpus
         if "test" in corpus.splits:
             split, predictions = "test", self.model.test_classes
+            scores = self.model.test_scores
         else:
             documents = self.datamodule.val_dataloader()
-            rows = self._probabilities(model=selected, dataloaders=documents)
-            split, predictions = "validation", np.argmax(rows, axis=1)
+            scores = np.array(self._probabilities(model=selected, dataloaders=documents))
+            split, predictions = "validation", scores.argmax(axis=1)
+            if selected.plain_thresholds is not None:
+                predictions = scores >= np.array(selected.plain_thresholds)
         if not self.trainer.is_global_zero:
             return
-        baseline = train_baseline(corpus, seed=int(self._config.seed_everything))
-        comparison = compare(baseline, corpus, predictions, split)
+        task = self.datamodule.task
+        baseline = train_baseline(corpus, task=task, seed=int(self._config.seed_everything))
+        comparison = compare(baseline, corpus, predictions, split, task=task, scores=scores)
         path = self.run_dir / BASELINE
         with atomic_file(path) as file:
             record = {**baseline.to_dict(), "comparison": comparison.to_dict()}
@@ -637,9 +649,11 @@ class HANCLI(LightningCLI):
             with atomic_file(self.run_dir / TEST_METRICS) as file:
                 json.dump(figures, file, ensure_ascii=False, indent=2)
                 file.write("\n")
+            shown = ", ".join(
+                f"{name} {figures[key]:.4f}" for key, name in FIGURES.items() if key in figures
+            )
             sys.stdout.write(
-                f"test: accuracy {figures['accuracy']:.4f}, macro-F1 {figures['macro_f1']:.4f}, "
-                f"{figures['documents']} documents ({self.run_dir / TEST_METRICS})\n"
+                f"test: {shown}, {figures['documents']} documents ({self.run_dir / TEST_METRICS})\n"
             )
             _report_calibration(figures.get("calibration"), "test")
         return figures
@@ -665,7 +679,10 @@ def _describe(data: HANDataModule) -> None:
     if data.pretrained is not None:
         share = data.pretrained.found / max(1, data.vocabulary_size - 1)
         found = f", {share:.1%} of them with a pretrained vector"
-    console.print(f"{data.num_classes} classes, {data.vocabulary_size - 1:,} words{found}")
+    kind = "labels" if data.task == "multilabel" else "classes"
+    console.print(f"{data.num_classes} {kind}, {data.vocabulary_size - 1:,} words{found}")
+    if data.task == "ordinal":
+        console.print(f"in this order: {' < '.join(data.labels)}", markup=False, highlight=False)
 
 
 def _report_calibration(calibration: Mapping[str, Any] | None, split: str) -> None:
@@ -734,7 +751,7 @@ def _flat(options: Mapping[str, Any]) -> dict[str, Any]:
     """Return options by name, those of a group by its name and theirs, with a dot between."""
     flat: dict[str, Any] = {}
     for name, value in options.items():
-        of_group = value if isinstance(value, Mapping) else {}
+        of_group = value if name in GROUPS else {}
         flat |= {f"{name}.{key}": inner for key, inner in of_group.items()} or {name: value}
     return flat
 

@@ -9,14 +9,15 @@ from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import ExitStack
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 import numpy as np
+import numpy.typing as npt
 import pyarrow as pa
 from rich.progress import Progress
 
 from han.corpus.identity import source_name
-from han.corpus.stored import SPLITS
+from han.corpus.stored import SPLITS, IntArray
 from han.corpus.writing import ROWS, SplitWriter, as_rows
 from han.documents import Document, in_blocks, read_documents
 from han.embeddings import PretrainedVectors
@@ -39,16 +40,25 @@ class Builder:
         self._bar = bar
         self._spool = directory / "spool.arrow"
         self._split = np.zeros(0, np.int8)  # index in SPLITS, of each document
-        self._label = np.zeros(0, np.int64)  # index in _names, then in labels; -1: none
+        self._found = np.zeros(0, np.int64)  # index in _names, of each label of each document
+        self._counts = np.zeros(0, np.int64)  # labels of each document; -1: not known
+        self._label: npt.NDArray[Any] = np.zeros(0, np.int64)  # as `StoredDocuments.labels`
         self._names: list[str] = []  # the labels in the order of their appearance
+        self._multilabel: bool | None = None
         self._first: dict[tuple[int, int], str] = {}  # (split, label): where it was met first
         self._skipped: dict[str, Counter[str]] = {}
         self._labels: tuple[str, ...] = ()
 
-    def read(self, sources: Mapping[str, str | Path], reader: Mapping[str, Any]) -> None:
+    def read(
+        self,
+        sources: Mapping[str, str | Path],
+        reader: Mapping[str, Any],
+        multilabel: bool | None = None,
+    ) -> None:
         """Read all sources once into the temporary file."""
-        splits, labels = array("b"), array("q")
+        splits, labels, counts = array("b"), array("q"), array("q")
         numbers: dict[str, int] = {}
+        self._multilabel = multilabel
         with pa.OSFile(str(self._spool), "wb") as file, pa.ipc.new_stream(file, ROWS) as writer:
             for role, source in sources.items():
                 task = self._bar.add_task(f"Reading {source_name(source)}", total=None)
@@ -61,16 +71,18 @@ class Builder:
                     for document in block:
                         split = (role == "train" and document.split) or role
                         splits.append(SPLITS.index(split))
-                        label = -1
-                        if document.label is not None:
-                            label = numbers.setdefault(document.label, len(numbers))
+                        names = self._labels_of(document)
+                        counts.append(-1 if names is None else len(names))
+                        for name in names or ():
+                            label = numbers.setdefault(name, len(numbers))
                             self._first.setdefault((splits[-1], label), document.location)
-                        labels.append(label)
+                            labels.append(label)
                     writer.write_batch(as_rows(block))
                     self._bar.advance(task, len(block))
                 self._bar.update(task, total=self._bar.tasks[task].completed)
         self._split = np.array(splits, np.int8)
-        self._label = np.array(labels, np.int64)
+        self._found = np.array(labels, np.int64)
+        self._counts = np.array(counts, np.int64)
         self._names = list(numbers)
         for role, source in sources.items():
             if role not in self.present():
@@ -78,6 +90,19 @@ class Builder:
                     f"{source}: no documents for {role}; give another file, or check the column "
                     f"{reader['split_column']!r}."
                 )
+
+    def _labels_of(self, document: Document) -> tuple[str, ...] | None:
+        """Return a document's labels, and see that all documents are alike in having several."""
+        several = isinstance(document.label, tuple)
+        if document.label is not None and several != self._multilabel:
+            if self._multilabel is None:
+                self._multilabel = several
+            elif several:
+                raise ValueError(
+                    f"{document.location}: a list of labels, where a document has one label; give "
+                    "each document a list, or one label."
+                )
+        return (document.label,) if isinstance(document.label, str) else document.label
 
     def _documents(
         self, role: str, sources: Mapping[str, str | Path], reader: Mapping[str, Any]
@@ -108,9 +133,17 @@ class Builder:
     def check_labels(self, sources: Mapping[str, str | Path], labels: Sequence[str] | None) -> None:
         """Settle the labels, and see that every document that needs one has one of them."""
         if labels is None:
-            numbers = np.unique(self._label[self._split == SPLITS.index("train")])
+            training = self._split == SPLITS.index("train")
+            of_training = training.repeat(self._counts.clip(0))
+            numbers = np.unique(self._found[of_training])
             labels = sorted((self._names[i] for i in numbers), key=natural_order)
             if len(labels) < 2:
+                if self._multilabel:
+                    raise ValueError(
+                        f"{sources['train']}: the training documents have "
+                        f"{f'the label {labels[0]!r} alone' if labels else 'no labels'}; at least "
+                        "two labels are needed."
+                    )
                 raise ValueError(
                     f"{sources['train']}: all training documents have the label {labels[0]!r}; at "
                     "least two classes are needed."
@@ -125,8 +158,17 @@ class Builder:
                     f"document is not one of those trained on ({known}"
                     f"{', …' if len(self._labels) > 20 else ''}); correct it or leave it out."
                 )
-        renumber = np.array([*(index.get(name, -1) for name in self._names), -1], np.int64)
-        self._label = renumber[self._label]
+        renumber = np.array([index.get(name, -1) for name in self._names], np.int64)
+        found, counts = renumber[self._found], self._counts
+        self._label = np.full(len(counts), -1, np.int64)
+        if not self._multilabel:
+            self._label[counts > 0] = found
+            return
+        document = np.arange(len(counts)).repeat(counts.clip(0))  # of each label
+        self._label = np.zeros((len(counts), len(self._labels)), np.int8)
+        self._label[document, found] = 1
+        self._label[counts < 0] = -1
+        self._label[document[found < 0]] = -1  # of the documents to classify alone
 
     def split_off_validation(self, share: float, seed: int) -> None:
         """Move a share of the training documents to validation, in proportion to the classes."""
@@ -134,10 +176,10 @@ class Builder:
         if not len(train):
             return
         random = np.random.PCG64(seed).random_raw(len(train))
-        train = train[np.lexsort((random, self._label[train]))]
+        train = train[np.lexsort((random, self._classes(train)))]
         # By class, shuffled within it; the first of each class stays. Taken at even distances,
         # each class gives its share to within one document.
-        may_go = train[1:][np.diff(self._label[train]) == 0]
+        may_go = train[self._label_before(train)]
         count = validation_size(share, len(train))
         if count > len(may_go):
             raise ValueError(
@@ -147,6 +189,35 @@ class Builder:
             )
         chosen = may_go[((np.arange(count) + 0.5) * len(may_go) / count).astype(np.int64)]
         self._split[chosen] = SPLITS.index("validation")
+
+    def _classes(self, documents: IntArray) -> IntArray:
+        """Return by what documents are drawn: of several labels the rarest, C where there is none.
+
+        Args:
+            documents: int64 (B,).
+        """
+        labels = self._label[documents]
+        if labels.ndim == 2:
+            by_rarity = np.argsort((labels == 1).sum(0), kind="stable")
+            rarest = by_rarity[(labels[:, by_rarity] == 1).argmax(1)]
+            labels = np.where((labels == 1).any(1), rarest, labels.shape[1])
+        return cast(IntArray, labels)
+
+    def _label_before(self, documents: IntArray) -> npt.NDArray[np.bool_]:
+        """Return whether each label that a document has occurs in those before it, bool (B,).
+
+        One without labels needs one before it that has none either.
+
+        Args:
+            documents: int64 (B,), of one class one after the other.
+        """
+        labels = self._label[documents]
+        if labels.ndim == 1:
+            before = np.diff(labels, prepend=-1) == 0
+        else:
+            has = np.column_stack([labels == 1, ~(labels == 1).any(1)])
+            before = ~(has & (has.cumsum(0) == 1)).any(1)
+        return cast(npt.NDArray[np.bool_], before)
 
     def build_vocabulary(
         self, tokenizer: Tokenizer, min_count: int, pretrained: PretrainedVectors | None

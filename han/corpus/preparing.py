@@ -31,6 +31,7 @@ def prepare_corpus(
     predict: str | Path | None = None,
     text_column: str = "text",
     label_column: str | None = "label",
+    label_separator: str | None = None,
     id_column: str | None = "id",
     split_column: str | None = "split",
     keep_columns: Sequence[str] = (),
@@ -48,6 +49,7 @@ def prepare_corpus(
     cache_dir: str | Path,
     vocabulary: Vocabulary | None = None,
     labels: Sequence[str] | None = None,
+    multilabel: bool | None = None,
     progress: bool = True,
 ) -> Corpus:
     """Open the store of these documents and options; read and encode the documents if need be.
@@ -55,8 +57,9 @@ def prepare_corpus(
     Rows of `train` go to the split that their split column names, to training if it names none.
     Where that yields no validation documents and none are given, a share of the training documents
     is split off: drawn by `seed`, from every class in proportion, and never the last one of a
-    class. `validation` and `test` contribute the rows that their split column does not give to
-    another split; all rows of `predict` count, whatever their split.
+    class; where documents may have several labels, each counts as of the rarest of its own.
+    `validation` and `test` contribute the rows that their split column does not give to another
+    split; all rows of `predict` count, whatever their split.
 
     Processes that prepare the same documents at once wait for the first. One that is killed leaves
     nothing that could be taken for a store. The documents need not fit into memory.
@@ -67,8 +70,9 @@ def prepare_corpus(
         validation: Documents for choosing when to stop.
         test: Documents for the final figures.
         predict: Documents to classify; labels are optional here alone.
-        text_column: See `read_documents`, as for the next six.
+        text_column: See `read_documents`, as for the next seven.
         label_column: Where the labels are.
+        label_separator: What stands between several labels of a document, if anything.
         id_column: Where the documents' ids are, if anywhere.
         split_column: Where the split of a row is named, if anywhere.
         keep_columns: Columns to keep for the user's records.
@@ -88,6 +92,8 @@ def prepare_corpus(
         vocabulary: That of a trained model; by default it is built from the training documents.
         labels: Those of a trained model, in its order; by default those of the training documents,
             sorted, numbers by value.
+        multilabel: Whether a document may have several labels: a single one is then one of them,
+            and without it several are an error. By default as the documents have it.
         progress: Whether to show progress on standard error.
 
     Raises:
@@ -116,6 +122,7 @@ def prepare_corpus(
     reader = {
         "text_column": text_column,
         "label_column": label_column,
+        "label_separator": label_separator,
         "id_column": id_column,
         "split_column": split_column,
         "keep_columns": list(keep_columns),
@@ -140,10 +147,13 @@ def prepare_corpus(
             corpus is not None
             and (vocabulary is None or corpus.vocabulary.words == vocabulary.words)
             and (labels is None or corpus.labels == tuple(labels))
+            and multilabel in (None, corpus.multilabel)
         ):
             return corpus
         identity["vocabulary"] = None if vocabulary is None else vocabulary.to_json()
         identity["labels"] = None if labels is None else list(labels)
+    if multilabel is not None:
+        identity["multilabel"] = multilabel
 
     directory = cache_dir / key_of(identity)
     corpus = open_corpus(directory)
@@ -160,7 +170,7 @@ def prepare_corpus(
             progress_bar(progress) as bar,
         ):
             builder = Builder(beside, bar)
-            builder.read(sources, reader)
+            builder.read(sources, reader, multilabel)
             builder.check_labels(sources, labels)
             if "validation" not in builder.present() and validation_share > 0:
                 builder.split_off_validation(validation_share, seed)

@@ -29,7 +29,8 @@ class StoredDocuments:
         directory: The split's folder in the store of a corpus.
 
     Attributes:
-        labels: int64 (B,), each document's class; -1 where it is not known.
+        labels: int64 (B,), each document's class; or int8 (B, C), whether a document has each
+            label, where it may have several. -1 where it is not known.
         truncated: bool (B,), whether a limit cut the document.
         sentences_per_document: int64 (B,), the number of sentences of each document.
     """
@@ -80,8 +81,8 @@ class StoredDocuments:
         """Lay the documents at `indices`, B of them, end to end.
 
         Returns:
-            tokens (N,), words_per_sentence (S,), sentences_per_document (B,) and labels (B,), all
-            int64 and owned by the caller.
+            tokens (N,), words_per_sentence (S,), sentences_per_document (B,) and labels (B,) or
+            (B, C), all int64 and owned by the caller.
 
         Raises:
             IndexError: An index is negative or too large.
@@ -91,7 +92,8 @@ class StoredDocuments:
             raise IndexError(f"Document {rows.min()} does not exist; indices start at 0.")
         words = self._words.read(self._offsets[rows], self._offsets[rows + 1])
         tokens, words_per_sentence = unmark_sentences(words)
-        return tokens, words_per_sentence, self.sentences_per_document[rows], self.labels[rows]
+        labels = self.labels[rows].astype(np.int64, copy=False)
+        return tokens, words_per_sentence, self.sentences_per_document[rows], labels
 
     @cached_property
     def _columns(self) -> StringColumn:
@@ -147,6 +149,11 @@ class Corpus:
     labels: tuple[str, ...]
     splits: Mapping[str, StoredDocuments]
     summary: Mapping[str, Mapping[str, Any]]
+
+    @property
+    def multilabel(self) -> bool:
+        """Whether a document may have several labels."""
+        return any(documents.labels.ndim == 2 for documents in self.splits.values())
 
 
 def open_corpus(directory: Path) -> Corpus | None:

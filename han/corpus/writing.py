@@ -73,7 +73,11 @@ class SplitWriter:
         for writer in (self._words, self._offsets, self._sentences, self._truncated):
             writer.finish()
         np.save(self._directory / "labels.npy", labels)
-        classes = {name: int((labels == i).sum()) for i, name in enumerate(names)}
+        if labels.ndim == 2:
+            counts = (labels == 1).sum(0).tolist()
+            classes = dict(zip(names, counts, strict=True))
+        else:
+            classes = {name: int((labels == i).sum()) for i, name in enumerate(names)}
         return {**self._counts, "classes": classes}
 
 

@@ -21,7 +21,7 @@ from han.documents.rows import (
     LocatedRow,
     RowError,
     as_cell,
-    as_label,
+    as_labels,
     as_name,
     as_split,
     as_text,
@@ -51,7 +51,8 @@ class Document:
             below it. Ids are the caller's to join on: they may repeat.
         text: The text as its author wrote it, line ends included. Only lone surrogates, which no
             file can hold, are replaced by U+FFFD, so spans stay valid.
-        label: The class, or None where it is not known.
+        label: The class; a tuple where a document may have several labels, or none; None where it
+            is not known.
         split: `"train"`, `"validation"`, `"test"` or None where the source does not say.
         location: Where it stands: `reviews.csv:17` (the line on which the record begins; the row
             in Parquet and on the hub), or the path of a text file.
@@ -60,7 +61,7 @@ class Document:
 
     id: str
     text: str
-    label: str | None = None
+    label: str | tuple[str, ...] | None = None
     split: str | None = None
     location: str = ""
     columns: Mapping[str, str | int | float | bool | None] = field(default_factory=dict)
@@ -71,6 +72,7 @@ def read_documents(
     *,
     text_column: str = "text",
     label_column: str | None = "label",
+    label_separator: str | None = None,
     id_column: str | None = "id",
     split_column: str | None = "split",
     keep_columns: Sequence[str] = (),
@@ -100,12 +102,14 @@ def read_documents(
       test are read only when asked for.
 
     Labels lose the white space around them; whole numbers become `"3"`, booleans `"true"` and
-    `"false"`. None, NaN (also the text "nan") and blank labels are missing.
+    `"false"`. None, NaN (also the text "nan") and blank labels are missing. A list, or with
+    `label_separator` a text, holds several labels, or none.
 
     Args:
         source: A path, `-` or an `hf://` address.
         text_column: Column of the text.
         label_column: Column of the label; None reads no labels.
+        label_separator: What stands between the labels of a document that may have several.
         id_column: Column of the id; used where present.
         split_column: Column that says train, validation (val, valid, dev) or test; used where
             present.
@@ -127,6 +131,8 @@ def read_documents(
     """
     if labels_required and label_column is None:
         raise ValueError("`label_column` is None, but labels are required; name their column.")
+    if label_separator == "":
+        raise ValueError("`label_separator` is empty; give what stands between labels, such as ;.")
     try:
         b" ".decode(encoding, "ignore")
     except LookupError as error:
@@ -173,7 +179,7 @@ def read_documents(
             if isinstance(row, RowError):
                 raise row
             require_columns(row, required)
-            label = as_label(row, label_column)
+            label = as_labels(row, label_column, label_separator)
             if label is None and labels_required:
                 raise RowError("empty label", f"`{label_column}` is empty or NaN; fill it in")
             document = Document(

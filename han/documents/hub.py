@@ -52,10 +52,17 @@ def hub_rows(
             for column, feature in data.features.items()
             if isinstance(feature, datasets.ClassLabel)
         }
+        lists = {  # of classes
+            column: feature.feature
+            for column, feature in data.features.items()
+            if isinstance(getattr(feature, "feature", None), datasets.ClassLabel)
+        }
         for number, row in enumerate(data, start=1):
             for column, feature in classes.items():
                 index = row[column]
                 row[column] = None if index is None or index < 0 else feature.int2str(index)
+            for column, feature in lists.items():
+                row[column] = row[column] and [feature.int2str(index) for index in row[column]]
             if split_column is not None:
                 row.setdefault(split_column, split)
             yield f"{location}:{number}", row

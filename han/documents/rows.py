@@ -117,6 +117,27 @@ def as_label(row: Mapping[str, object], column: str | None) -> str | None:
     return None if name.lower() in ("", "nan") else name
 
 
+def as_labels(
+    row: Mapping[str, object], column: str | None, separator: str | None
+) -> str | tuple[str, ...] | None:
+    """Return a label as `as_label` does, or several: of a list, or of a text with a separator.
+
+    Blank parts of a text are none. An empty list, and with a separator an empty text, is no label,
+    which is known; None where it is not.
+    """
+    value = None if column is None else row.get(column)
+    if isinstance(value, list):
+        items = [as_label({"label": item}, "label") for item in value]
+        if None in items:
+            raise RowError("empty label", f"`{column}` has an empty label in its list; remove it")
+    elif isinstance(value, str) and separator is not None and value.strip().lower() != "nan":
+        items = [encodable(part).strip() for part in value.split(separator)]
+    else:
+        label = as_label(row, column)
+        return label if separator is None or label is None else (label,)
+    return tuple(dict.fromkeys(item for item in items if item))
+
+
 def as_split(row: Mapping[str, object], column: str | None) -> str | None:
     """Return `"train"`, `"validation"` or `"test"`, None where nothing is said."""
     name = as_label(row, column)

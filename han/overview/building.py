@@ -34,6 +34,8 @@ class OverviewBuilder:
     A mean over few documents says little. The weight of a word that d documents have is taken times
     d / (d + 10), as if ten more had it to no effect.
 
+    Where documents may have several labels, one counts in full for each that it is given.
+
     The memory that it takes grows with the number of different words, not with that of documents.
 
     Args:
@@ -78,7 +80,6 @@ class OverviewBuilder:
             ValueError: Its model has other labels than those of the documents before it, or other
                 methods explain it.
         """
-        label = explanation.predicted
         if not self._documents:
             self._documents = dict.fromkeys(explanation.labels, 0)
         elif explanation.labels != tuple(self._documents):
@@ -86,14 +87,15 @@ class OverviewBuilder:
                 f"{explanation.id}: the model's labels are {list(explanation.labels)}, those of "
                 f"the documents before it {list(self._documents)}; make an overview for each model."
             )
-        if words := explanation.words:
-            self._check_methods(explanation)
-            self._block.add(explanation, words, self._count)
-        self._documents[label] += 1
+        labels = explanation.predicted_labels
+        for label in (explanation.predicted,) if labels is None else labels:
+            if words := explanation.words:
+                self._check_methods(explanation)
+                self._block.add(explanation, words, self._count, label)
+            self._documents[label] += 1
         self._count += 1
         if explanation.true in explanation.labels:
-            confidence = explanation.probability
-            right = explanation.true == label
+            confidence, right = explanation.probability, bool(explanation.right)
             self._bins[bisect_left(_EDGES, confidence)] += (1, confidence, right)
         if len(self._block.words) >= BLOCK_WORDS:
             self._add_up()

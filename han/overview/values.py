@@ -134,7 +134,7 @@ class Overview:
         documents: How many.
         classes: The words of each class, in the order of the model's labels.
         positions: Where the attention lies; None where no document has a word.
-        calibration: None where no true class is known.
+        calibration: None where no true class is known, or documents may have several labels.
         method: The method whose figures order the words and choose the examples.
     """
 

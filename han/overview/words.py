@@ -51,13 +51,15 @@ class Block:
         self.unknown: list[bool] = []
         self.scores: dict[str, list[float]] = {method: [] for method in signed}
 
-    def add(self, explanation: Explanation, words: Sequence[Word], position: int) -> None:
-        """Take in a document, its words and how many documents came before it."""
+    def add(
+        self, explanation: Explanation, words: Sequence[Word], position: int, label: str
+    ) -> None:
+        """Take in a document as one of `label`, its words and how many documents came before it."""
         text, sentences = explanation.text, explanation.sentences
         self.ids.append(explanation.id)
         self.positions.append(position)
         self.texts.append(text)
-        self.classes.append(explanation.predicted)
+        self.classes.append(label)
         self.num_sentences.append(len(sentences))
         self.sentences += [(sentence.start, sentence.end) for sentence in sentences]
         self.sentence_weights += [sentence.weight for sentence in sentences]
@@ -67,7 +69,7 @@ class Block:
         self.weights += [word.weight for word in words]
         self.shares += [word.share for word in words]
         self.unknown += [word.unknown for word in words]
-        column = explanation.labels.index(explanation.predicted)
+        column = explanation.labels.index(label)
         for method, scores in self.scores.items():
             scores += [word.scores[method][column] for word in words]
 

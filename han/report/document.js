@@ -78,7 +78,13 @@ const signed = figure => {
   return Number(written) ? `${figure < 0 ? "−" : "+"}${written}` : "0";
 };
 const count = (n, one, many) => `${n.toLocaleString("en")} ${n === 1 ? one : many}`;
-const isWrong = doc => doc.truth >= 0 && doc.truth !== doc.predicted;
+// What a document is read as, and what it is in truth: one class, or any number of labels.
+const givenTo = doc => doc.given ? doc.given.map(([label]) => label) : [doc.predicted];
+const truthsOf = doc => doc.truths ?? (doc.truth >= 0 ? [doc.truth] : null);
+const isWrong = doc => {
+  const given = givenTo(doc), truths = truthsOf(doc);
+  return truths !== null && (truths.length !== given.length || truths.some(label => !given.includes(label)));
+};
 
 // A record's numbers: five bits a character, the lowest first; the last is below 32.
 function decode(doc) {
@@ -152,10 +158,15 @@ function drawDocument(doc, detail, classes) {
   const { odds, cuts, sentences, points } = detail;
   const slice = (start, end) => points.slice(start, end).join("");
   const named = (className, label) => element("b", className, element("bdi", "", classes[label]));
-  const verdict = element("p", "verdict", "Read as ", named("", doc.predicted), ` with ${percent(doc.p / SCALE)}`);
-  if (doc.truth < 0) verdict.append(".");
-  else if (isWrong(doc)) verdict.append(", in truth ", named("wrong", doc.truth), ".");
-  else verdict.append(", which is right.");
+  const verdict = element("p", "verdict", "Read as "), given = givenTo(doc), truths = truthsOf(doc);
+  (doc.given ?? [[doc.predicted, doc.p]]).forEach(([label, p], i) => verdict.append(i ? ", " : "", named("", label), ` with ${percent(p / SCALE)}`));
+  if (!given.length) verdict.append("none of the labels");
+  if (truths === null) verdict.append(".");
+  else if (isWrong(doc)) {
+    verdict.append(doc.given ? "; in truth " : ", in truth ", truths.length ? "" : "none of them");
+    truths.forEach((label, i) => verdict.append(i ? ", " : "", named(given.includes(label) ? "" : "wrong", label)));
+    verdict.append(".");
+  } else verdict.append(", which is right.");
   const head = element("div", "head", element("h2", "", element("bdi", "", doc.id)), verdict,
     element("p", "odds", odds.map(([label, p]) => element("span", "", element("bdi", "", classes[label]), ` ${percent(p)} `))));
   const text = element("div", "text"), spans = [], blocks = [];
@@ -329,12 +340,13 @@ function createDocumentView(root, { classes, methods = ["attention"], models = [
       made.disabled = !detail.readings.has(made.dataset.method);
     }
     labelSelect.disabled = !reading.isSigned;
-    const role = of => of === doc.predicted ? of === doc.truth ? " (predicted, true)" : " (predicted)" : of === doc.truth ? " (true)" : "";
+    const given = givenTo(doc), truths = truthsOf(doc) ?? [];
+    const role = of => given.includes(of) ? truths.includes(of) ? " (predicted, true)" : " (predicted)" : truths.includes(of) ? " (true)" : "";
     options(labelSelect, reading.isSigned ? reading.labels.map(of => [String(of), `${classes[of]}${role(of)}`]) : [["", "any"]]);
     labelSelect.value = reading.isSigned ? String(reading.label) : "";
     const odds = detail.odds.slice(0, TOP_CLASSES);
     refill(oddsBars, odds.map(([of, p]) =>
-      element("div", of === doc.predicted ? "odd top" : "odd", element("bdi", "", classes[of]), element("span", "", percent(p)), meter(p))));
+      element("div", given.includes(of) ? "odd top" : "odd", element("bdi", "", classes[of]), element("span", "", percent(p)), meter(p))));
     const rest = detail.numLabels - odds.length;
     if (rest > 0) oddsBars.append(element("p", "more", `${count(rest, "class", "classes")} more, each less likely`));
     const steps = Array.from({ length: STEPS }, (_, i) => i);

@@ -209,7 +209,8 @@ def encode_document(
     """Return a document as `document.js` reads it, made of JSON's types only.
 
     Figures are rounded to about three digits. Of the methods that give scores for each class, those
-    of `label`, of the predicted, the likeliest and the true class are kept, in this order.
+    of `label`, of the predicted, the likeliest and the true class are kept, in this order; where a
+    document may have several labels, those of all that it is given and that it has.
 
     Args:
         explanation: The document.
@@ -244,6 +245,13 @@ def encode_document(
         "pTruth": p_true,
         "figures": "".join(map(_encode, _figures(explanation, classes))),
     }
+    if explanation.predicted_labels is not None:
+        of_each = dict(zip(explanation.labels, explanation.probabilities, strict=True))
+        given = sorted(explanation.predicted_labels, key=lambda label: -of_each[label])
+        record["given"] = [[classes[label], _scaled(of_each[label])] for label in given]
+        if explanation.true_labels is not None:
+            truths = explanation.true_labels
+            record["truths"] = [classes.setdefault(label, len(classes)) for label in truths]
     if len(explanation.methods) > 1:
         columns = _scored(explanation, label, scored)
         record["scored"] = [classes[explanation.labels[column]] for column in columns]
@@ -285,8 +293,10 @@ class _Report:
             self.printed.append(explanation)
         self.models[explanation.model.sha256[:12]] = None
         self.methods.update(dict.fromkeys(explanation.methods))
-        self.known += explanation.true in explanation.labels
-        self.right += explanation.true == explanation.predicted
+        true = explanation.true_labels
+        known = explanation.true in explanation.labels
+        self.known += known if true is None else {*true} <= {*explanation.labels}
+        self.right += bool(explanation.right)
         self.documents.append(encode_document(explanation, self.classes, self.label))
         self.overview.add(explanation)
 
@@ -396,7 +406,8 @@ def _encode(number: int) -> str:
 def _scored(explanation: Explanation, label: str | None, most: int) -> list[int]:
     """Return the columns of the classes whose scores the page has, each once."""
     likely = (name for name, _ in likeliest(explanation, most))
-    names = dict.fromkeys([label, explanation.predicted, *likely, explanation.true])
+    own = (*(explanation.predicted_labels or ()), *(explanation.true_labels or ()))
+    names = dict.fromkeys([label, explanation.predicted, *own, *likely, explanation.true])
     return [explanation.labels.index(name) for name in names if name in explanation.labels]
 
 

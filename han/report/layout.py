@@ -132,6 +132,9 @@ def arrange(
 
 def verdict(explanation: Explanation) -> Iterator[tuple[str, bool]]:
     """Yield the parts of the sentence that says what was predicted, and whether each is a name."""
+    if explanation.predicted_labels is not None:
+        yield from _verdict_on_labels(explanation, explanation.predicted_labels)
+        return
     yield "Read as ", False
     yield explanation.predicted, True
     yield f" with {percent(explanation.probability)}", False
@@ -140,6 +143,30 @@ def verdict(explanation: Explanation) -> Iterator[tuple[str, bool]]:
     elif explanation.true is not None:
         yield ", in truth ", False
         yield explanation.true, True
+    yield ".", False
+
+
+def _verdict_on_labels(
+    explanation: Explanation, labels: Sequence[str]
+) -> Iterator[tuple[str, bool]]:
+    """Yield the parts of the sentence where a document may have several labels."""
+    of_each = dict(zip(explanation.labels, explanation.probabilities, strict=True))
+    yield "Read as ", False
+    for i, label in enumerate(sorted(labels, key=lambda label: -of_each[label])):
+        yield ", " if i else "", False
+        yield label, True
+        yield f" with {percent(of_each[label])}", False
+    if not labels:
+        yield "none of the labels", False
+    if explanation.right:
+        yield ", which is right", False
+    elif explanation.true_labels is not None:
+        yield "; in truth ", False
+        for i, label in enumerate(explanation.true_labels):
+            yield ", " if i else "", False
+            yield label, True
+        if not explanation.true_labels:
+            yield "none of them", False
     yield ".", False
 
 

@@ -14,14 +14,15 @@ async function unpack(packed) {
 function startReport({ classes, methods, models, label, documents, others, overview, faithfulness }) {
   others.forEach((doc, i) => { doc.id = documents[i].id; doc.text = documents[i].text; });
   const records = i => others.length ? [documents[i], others[i]] : [documents[i]];
-  const hasTruth = documents.some(doc => doc.truth >= 0);
+  const several = documents.some(doc => doc.given);
+  const hasTruth = documents.some(doc => truthsOf(doc) !== null);
 
   // The list: only the rows in view are in the page.
   let view = [], place = 0;
   const list = $("list"), listRows = $("rows");
 
   function row(i) {
-    const doc = documents[view[i]], label = element("bdi", isWrong(doc) ? "wrong" : "", (isWrong(doc) ? "✗ " : "") + classes[doc.predicted]);
+    const doc = documents[view[i]], label = element("bdi", isWrong(doc) ? "wrong" : "", (isWrong(doc) ? "✗ " : "") + (givenTo(doc).map(of => classes[of]).join(", ") || "no label"));
     const snippet = Array.from(doc.text.slice(0, 400).trimStart()).slice(0, 160).join("") || "(empty)";
     const made = element("div", "row",
       element("span", "snippet", element("span", "", doc.id), element("span", "", snippet)),
@@ -115,9 +116,9 @@ function startReport({ classes, methods, models, label, documents, others, overv
   };
   const OUTCOMES = {
     any: ["Any outcome", () => true],
-    right: ["Right", i => documents[i].truth >= 0 && !isWrong(documents[i])],
+    right: ["Right", i => truthsOf(documents[i]) !== null && !isWrong(documents[i])],
     wrong: ["Wrong", i => isWrong(documents[i])],
-    differ: ["Models differ", i => documents[i].predicted !== others[i].predicted],
+    differ: ["Models differ", i => String(givenTo(documents[i]).sort()) !== String(givenTo(others[i]).sort())],
   };
 
   function filter() {
@@ -126,7 +127,7 @@ function startReport({ classes, methods, models, label, documents, others, overv
     if (wanted && !lowered.length) for (const doc of documents) lowered.push(`${doc.id}\n${doc.text}`.toLowerCase());
     const found = [];
     documents.forEach((doc, i) => {
-      if (byTrue >= 0 && doc.truth !== byTrue || byPredicted >= 0 && doc.predicted !== byPredicted) return;
+      if (byTrue >= 0 && !truthsOf(doc)?.includes(byTrue) || byPredicted >= 0 && !givenTo(doc).includes(byPredicted)) return;
       if (fits(i) && (!wanted || lowered[i].includes(wanted))) found.push(i);
     });
     view = found.sort(ORDERS[$("order").value][1]);
@@ -277,16 +278,16 @@ function startReport({ classes, methods, models, label, documents, others, overv
   }
 
   const named = used => [...used].filter(label => label >= 0).sort((a, b) => a - b);
-  const truths = named(new Set(documents.map(doc => doc.truth))), predictions = named(new Set(documents.map(doc => doc.predicted)));
+  const truths = named(new Set(documents.flatMap(doc => truthsOf(doc) ?? []))), predictions = named(new Set(documents.flatMap(givenTo)));
   const used = named(new Set([...truths, ...predictions]));
   options($("by-true"), [[any, "True: any"], ...truths.map(label => [String(label), `True: ${classes[label]}`])]);
   options($("by-predicted"), [[any, "Read as: any"], ...predictions.map(label => [String(label), `Read as: ${classes[label]}`])]);
   const outcomes = Object.keys(OUTCOMES).filter(key => key === "any" || (key === "differ" ? others.length : hasTruth));
   options($("by-outcome"), outcomes.map(key => [key, OUTCOMES[key][0]]));
-  options($("order"), Object.entries(ORDERS).filter(([key]) => hasTruth || key !== "wrong").map(([key, [text]]) => [key, text]));
+  options($("order"), Object.entries(ORDERS).filter(([key]) => hasTruth && !several || key !== "wrong").map(([key, [text]]) => [key, text]));
   $("by-true").hidden = !hasTruth;
   $("by-outcome").hidden = outcomes.length < 2;
-  $("confusion").hidden = !hasTruth || used.length > MATRIX_CLASSES;
+  $("confusion").hidden = !hasTruth || several || used.length > MATRIX_CLASSES;
   $("compare-open").hidden = methods.length < 2 && models.length < 2;
   if (!$("confusion").hidden) drawMatrix(used);
   if (faithfulness?.summary.length) {

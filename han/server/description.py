@@ -21,6 +21,7 @@ from han.server.messages import (
 
 if TYPE_CHECKING:
     from han.predictor import Predictor
+    from han.task import Task
 
 _REF = "#/components/schemas/"
 _ERRORS = {
@@ -100,7 +101,7 @@ def describe(predictor: Predictor, max_body: int) -> dict[str, Any]:
             "schemas": {
                 **requests["$defs"],
                 **_explanation(),
-                "Prediction": _prediction(predictor.labels),
+                "Prediction": _prediction(predictor.labels, predictor.task),
                 "Drawing": {"type": "object"},
                 "Health": {
                     "type": "object",
@@ -163,19 +164,30 @@ def _explanation() -> dict[str, Any]:
     return {"Explanation": schema, **schema.pop("$defs")}
 
 
-def _prediction(labels: tuple[str, ...]) -> dict[str, Any]:
+def _prediction(labels: tuple[str, ...], task: Task) -> dict[str, Any]:
     probability = {"type": "number", "minimum": 0, "maximum": 1}
-    properties = {
-        "id": {"type": "string", "description": "Its position among the documents, from 0."},
+    decision: dict[str, Any] = {
         "label": {
             "enum": [*labels, None],
             "description": "The class with the highest probability; null where that is below "
             "`min_confidence`.",
         },
         "probability": {**probability, "description": "The highest probability."},
+    }
+    if task == "multilabel":
+        decision = {
+            "labels": {
+                "type": "array",
+                "items": {"enum": labels},
+                "description": "Those whose probability reaches their threshold.",
+            }
+        }
+    properties = {
+        "id": {"type": "string", "description": "Its position among the documents, from 0."},
+        **decision,
         "probabilities": {
             "type": "object",
-            "description": "The probability of each class.",
+            "description": "The probability of each class, or of each label by itself.",
             "required": labels,
             "additionalProperties": False,
             "properties": dict.fromkeys(labels, probability),
