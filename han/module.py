@@ -54,7 +54,6 @@ TRANSFORMER_SHARE = 1 / 7  # of the learning rate, for a transformer's weights
 BASELINE_DECAY, REWARD_SHARE, ENTROPY_SHARE = 0.9, 0.1, 0.01
 WARM_UP, FIRST_SHARE, LAST_SHARE = 0.2, 1 / 25, 1 / 250_000  # of the steps, of the peak rate twice
 LINEAR_WARM_UP = 0.1  # of the steps
-Schedule = Literal["one_cycle", "cosine", "plateau", "constant"]
 
 
 class HANModule(pl.LightningModule):
@@ -148,7 +147,7 @@ class HANModule(pl.LightningModule):
         embedding_learning_rate: float | None = None,
         momentum: float = 0.9,
         weight_decay: float = 0.01,
-        schedule: Schedule = "one_cycle",
+        schedule: Literal["one_cycle", "cosine", "plateau", "constant"] = "one_cycle",
     ) -> None:
         super().__init__()
         shares = {"sentence_dropout": sentence_dropout, "label_smoothing": label_smoothing}
@@ -363,6 +362,16 @@ class HANModule(pl.LightningModule):
             temperature = fit_temperature(logits.numpy(), targets)
             figures = self._calibration_figures(logits, targets, temperature)
             self.calibrate({"temperature": temperature, **figures})
+
+    def validation_figures(self) -> dict[str, Any]:
+        """Return figures of the last validation, see `figures_of`; of several labels at a half."""
+        logits, targets = self.val_logits.compute().cpu(), _integers(self.val_targets)
+        scores = self._scores(logits)
+        several = self.thresholds is not None
+        halves = torch.full((logits.shape[1],), THRESHOLD)
+        decided = decisions(scores, self._task, halves).numpy()
+        probabilities = scores.numpy() if several else None
+        return figures_of(self._task, targets, decided, self._labels, probabilities)
 
     def calibrate(self, calibration: dict[str, Any] | None) -> None:
         """Set `calibration`, and have the network use its temperature."""
@@ -613,4 +622,5 @@ def _targets(batch: Batch) -> Tensor:
 
 
 def _integers(metric: nn.Module) -> Any:  # noqa: ANN401  # NumPy's type, for scikit-learn
-    return metric.compute().long().cpu().numpy()  # type: ignore[operator]
+    found = metric.compute().long().cpu().numpy()  # type: ignore[operator]
+    return np.atleast_1d(found)  # torchmetrics makes a scalar of one

@@ -81,7 +81,13 @@ class Reading:
         return {name: TRUE if name == self.label_column else name for name in kept}
 
     def schema(
-        self, columns: pa.Schema, labels: Sequence[str], *, where: str = "the batch", named: bool
+        self,
+        columns: pa.Schema,
+        labels: Sequence[str],
+        *,
+        where: str = "the batch",
+        named: bool,
+        several: bool = False,
     ) -> pa.Schema:
         """Return the columns of the output.
 
@@ -90,6 +96,7 @@ class Reading:
             labels: The classes.
             where: What the input is called in messages.
             named: Whether rows without an id get one.
+            several: Whether documents may have several labels.
 
         Raises:
             ValueError: A column is missing, is no text, or would be in the output twice.
@@ -108,10 +115,14 @@ class Reading:
                 "column of texts."
             )
         kept = self.kept(columns.names)
-        check_columns([*kept.values(), *[EXPLANATION] * bool(self.methods)], labels)
+        made = [*kept.values(), *[EXPLANATION] * bool(self.methods)]
+        check_columns(made, labels, several=several)
         types = {"id": pa.string()} if named or self.id_column in columns.names else {}
         types |= {new: columns.field(name).type for name, new in kept.items()}
-        types |= {"label": pa.string(), "probability": pa.float64()}
+        if several:
+            types["labels"] = pa.list_(pa.string())
+        else:
+            types |= {"label": pa.string(), "probability": pa.float64()}
         types |= {f"p_{label}": pa.float64() for label in labels}
         types |= {"truncated": pa.bool_(), "empty": pa.bool_()}
         types |= {EXPLANATION: pa.string()} if self.methods else {}
@@ -129,7 +140,8 @@ class Classifier:
 
     It needs no Ray by itself: an instance is a function of a table. The output has the columns `id`
     (where the input has one), the input's other columns but the text, `label`, `probability`,
-    `p_<label>` for each class, `truncated` and `empty`.
+    `p_<label>` for each class, `truncated` and `empty`. Where documents may have several labels,
+    the list `labels` stands for `label` and `probability`.
 
     Args:
         model: A model directory, or the run directory that holds one.
@@ -183,7 +195,9 @@ class Classifier:
         import pyarrow as pa
 
         table = batch if isinstance(batch, pa.Table) else pa.table(dict(batch))
-        schema = self._reading.schema(table.schema, self._predictor.labels, named=False)
+        bundle = self._predictor.bundle
+        several = bundle.thresholds is not None
+        schema = self._reading.schema(table.schema, bundle.labels, named=False, several=several)
         return self.classify(table, schema, Counter())
 
     def classify(
@@ -247,12 +261,13 @@ class Classifier:
                 yield arrow_row(batch, index)
 
     def _records(self, documents: Sequence[Document]) -> list[dict[str, Any]]:
-        """Return a record for each document, with a key for each column that is made here."""
+        """Return a record for each document, with a key for each column that may be made here."""
         if not self._reading.methods:
             found = self._predictor.classify_documents(documents)
             return [
                 {
                     "id": one.id,
+                    "labels": one.labels,
                     "label": one.label,
                     "probability": one.probability,
                     **{f"p_{label}": value for label, value in one.probabilities.items()},
@@ -264,6 +279,7 @@ class Classifier:
         return [
             {
                 "id": one.id,
+                "labels": one.predicted_labels,
                 "label": one.predicted,
                 "probability": max(one.probabilities),
                 **{

@@ -18,14 +18,13 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, cast
 
+import numpy as np
 import pytorch_lightning as pl
 import torch
 from lightning_fabric.loggers.logger import rank_zero_experiment
 from pytorch_lightning import loggers
 from pytorch_lightning.utilities.seed import isolate_rng
 from torch import Tensor
-from torch.nn import functional
-from torchmetrics.classification import MulticlassConfusionMatrix
 
 from han.batching import Batch
 from han.bundle import Bundle
@@ -36,6 +35,7 @@ from han.module import HANModule
 from han.predictor import Predictor
 from han.report import render_notebook
 from han.report.layout import SYMBOLS
+from han.task import THRESHOLD, decisions, loss, probabilities
 
 if TYPE_CHECKING:
     from wandb import Run
@@ -63,7 +63,8 @@ _PAGE = (
     '<body style="margin:8px;background:#fff;color:#222">{content}</body></html>'
 )
 
-Mistake = tuple[float, int, float, int]  # loss, -index, probability of the label, predicted class
+# Loss, -index, probability of the label or of all labels together, predicted classes.
+Mistake = tuple[float, int, float, tuple[int, ...]]
 
 
 class Measurements(pl.Callback):
@@ -118,49 +119,19 @@ class ClassFigures(pl.Callback):
     """Log figures of each class after each validation, and W&B a confusion matrix.
 
     The figures are `val_precision/<label>`, `val_recall/<label>` and `val_f1/<label>`, 0 where one
-    is not defined. The matrix is drawn of at most 100 classes.
+    is not defined. The matrix is drawn of at most 100 classes, of which a document has one.
     """
-
-    def __init__(self) -> None:
-        self._counts: MulticlassConfusionMatrix | None = None
-
-    def on_validation_start(self, trainer: pl.Trainer, pl_module: HANModule) -> None:  # type: ignore[override]
-        """Start to count."""
-        classes = pl_module.hparams["num_classes"]
-        self._counts = MulticlassConfusionMatrix(classes, validate_args=False).to(pl_module.device)
-
-    def on_validation_batch_end(
-        self,
-        trainer: pl.Trainer,
-        pl_module: pl.LightningModule,
-        outputs: Tensor,  # type: ignore[override]
-        batch: Batch,
-        batch_idx: int,
-        dataloader_idx: int = 0,
-    ) -> None:
-        """Count a batch."""
-        assert self._counts is not None
-        assert batch.labels is not None
-        self._counts.update(outputs, batch.labels)
 
     def on_validation_epoch_end(self, trainer: pl.Trainer, pl_module: HANModule) -> None:  # type: ignore[override]
         """Log the figures over all processes."""
-        assert self._counts is not None
-        counts = self._counts.compute().cpu()  # (C, C), rows true and columns predicted
+        figures = pl_module.validation_figures()
         labels = _shown(_data(trainer).labels)
-        right, predicted, true = counts.diagonal(), counts.sum(0), counts.sum(1)
-        figures = {
-            "precision": right / predicted.clamp(min=1),
-            "recall": right / true.clamp(min=1),
-            "f1": 2 * right / (predicted + true).clamp(min=1),
-        }
-        for figure, values in figures.items():
-            named = {
-                f"val_{figure}/{label}": value
-                for label, value in zip(labels, values.tolist(), strict=True)
-            }
+        for figure in ("precision", "recall", "f1"):
+            of_each = zip(labels, figures["per_class"].values(), strict=True)
+            named = {f"val_{figure}/{label}": values[figure] for label, values in of_each}
             pl_module.log_dict(named, sync_dist=True)
-        if trainer.sanity_checking or len(labels) > CHARTED:
+        counts = figures.get("confusion_matrix")  # none where documents may have several labels
+        if counts is None or trainer.sanity_checking or len(labels) > CHARTED:
             return
         for logger in _wandb_loggers(trainer):
             logger.log_confusion_matrix("val_confusion_matrix", counts, labels, _step(trainer))
@@ -208,12 +179,16 @@ class WorstMistakes(pl.Callback):
     ) -> None:
         """Keep the documents of the largest losses so far."""
         assert batch.labels is not None
-        logits = outputs.float()  # (B, C)
-        losses = functional.cross_entropy(logits, batch.labels, reduction="none")
-        rows = torch.stack([losses, (-losses).exp(), logits.argmax(1).float()]).tolist()
+        logits, task = outputs.float(), pl_module.hparams["task"]  # (B, C)
+        losses = loss(logits, batch.labels, task, reduction="none")
+        scores = probabilities(logits, task)
+        decided = decisions(scores, task, torch.full_like(scores[0], THRESHOLD))
+        rows = zip(
+            next(self._indices), losses.tolist(), (-losses).exp().tolist(), decided, strict=True
+        )
         found = [
-            (loss, -index, probability, int(predicted))
-            for index, loss, probability, predicted in zip(next(self._indices), *rows, strict=True)
+            (value, -index, probability, _chosen(predicted))
+            for index, value, probability, predicted in rows
         ]
         self._worst = heapq.nlargest(self._most, [*self._worst, *found])
 
@@ -226,37 +201,50 @@ class WorstMistakes(pl.Callback):
         trackers = _wandb_loggers(trainer)
         if trainer.sanity_checking or not trackers:
             return
-        if not all(math.isfinite(loss) for loss, *_ in self._worst):
+        if not all(math.isfinite(value) for value, *_ in self._worst):
             return  # training diverged, which is said elsewhere, and there are no weights to show
-        explanations, labels = self._explain(trainer, pl_module), _data(trainer).labels
+        task, labels = pl_module.hparams["task"], _data(trainer).labels
+        documents = self._documents(trainer)
+        explanations = self._explain(trainer, pl_module, documents)
         rows = [
             [
                 explanation.id,
                 _page(explanation),
-                explanation.true,
-                labels[predicted],
+                ", ".join(document.label or ()) if task == "multilabel" else document.label,
+                ", ".join(labels[one] for one in predicted),
                 probability,
-                loss,
+                value,
             ]
-            for explanation, (loss, _, probability, predicted) in zip(
-                explanations, self._worst, strict=True
+            for document, explanation, (value, _, probability, predicted) in zip(
+                documents, explanations, self._worst, strict=True
             )
         ]
         columns = ["id", "document", "label", "predicted", "probability of the label", "loss"]
         for logger in trackers:
             logger.log_documents("val_mistakes", columns, rows, _step(trainer))
 
-    def _explain(self, trainer: pl.Trainer, module: HANModule) -> list[Explanation]:
+    def _documents(self, trainer: pl.Trainer) -> list[Document]:
         data = _data(trainer)
         stored = data.corpus.splits["validation"]
-        documents = [
-            Document(stored.ids[i], stored.texts[i], data.labels[stored.labels[i]])
-            for i in (-negative for _, negative, *_ in self._worst)
-        ]
+        documents = []
+        for index in (-negative for _, negative, *_ in self._worst):
+            own = np.asarray(stored.labels[index])
+            several = own.ndim > 0
+            names = tuple(data.labels[one] for one in (np.flatnonzero(own) if several else [own]))
+            documents.append(
+                Document(stored.ids[index], stored.texts[index], names if several else names[0])
+            )
+        return documents
+
+    def _explain(
+        self, trainer: pl.Trainer, module: HANModule, documents: Sequence[Document]
+    ) -> list[Explanation]:
+        data = _data(trainer)
         modes = [(part, part.training) for part in module.network.modules()]
         try:
             with isolate_rng(), trainer.precision_plugin.forward_context():
-                predictor = Predictor(Bundle(module.network, data.vocabulary, data.labels))
+                bundle = Bundle(module.network, data.vocabulary, data.labels)
+                predictor = Predictor(bundle)
                 return list(predictor.explain_documents(documents))
         finally:
             for part, training in modes:
@@ -319,14 +307,14 @@ class WandbLogger(loggers.WandbLogger):
         self._attempt("figures", lambda: super(WandbLogger, self).log_metrics(metrics, step))
 
     def log_confusion_matrix(
-        self, key: str, counts: Tensor, labels: Sequence[str], step: int
+        self, key: str, counts: Sequence[Sequence[int]], labels: Sequence[str], step: int
     ) -> None:
         """Log a chart of counts (C, C), rows true and columns predicted."""
         import wandb
 
         cells = [
             [true, predicted, count]
-            for true, row in zip(labels, counts.tolist(), strict=True)
+            for true, row in zip(labels, counts, strict=True)
             for predicted, count in zip(labels, row, strict=True)
         ]
         names: list[str | int] = ["Actual", "Predicted", "nPredictions"]  # as the chart calls them
@@ -542,6 +530,11 @@ def _say(message: str) -> None:
 def _shown(labels: Sequence[str]) -> list[str]:
     """Return labels as every file and chart can hold them, without control characters."""
     return [label.translate(SYMBOLS) for label in labels]
+
+
+def _chosen(decided: Tensor) -> tuple[int, ...]:
+    """Return the class, or the labels, of a decision: an integer, or C of them, 1 for a label."""
+    return (int(decided),) if decided.ndim == 0 else tuple(decided.nonzero().flatten().tolist())
 
 
 def _page(explanation: Explanation) -> str:

@@ -27,6 +27,9 @@ LEARNING = (
 )
 
 
+TRACKING = ("ClassFigures", "WorstMistakes")
+
+
 def several(count: int = 60) -> list[tuple[str, str, str, str]]:
     """Return documents that are bad, good, both or neither."""
     made = []
@@ -60,7 +63,8 @@ def labelled(tmp_path_factory: pytest.TempPathFactory) -> Path:
     write_rows(folder / "labels.csv", several())
     with contextlib.chdir(folder):
         data = ("--data.train=labels.csv", "--data.label_separator=;")
-        assert run_han("fit", *data, *LEARNING, "--refit=true", "--baseline") == 0
+        callbacks = [f"--trainer.callbacks+=han.tracking.{name}" for name in TRACKING]
+        assert run_han("fit", *data, *LEARNING, *callbacks, "--refit=true", "--baseline") == 0
     return folder / "runs/labels/1"
 
 
@@ -86,6 +90,11 @@ class TestSeveralLabels:
         logged = [row for row in read_csv(labelled / "metrics.csv") if row["test_accuracy"]]
         for key in ("accuracy", "macro_f1", "micro_f1"):  # by torchmetrics
             assert float(logged[-1][f"test_{key}"]) == pytest.approx(found[key], abs=1e-6)
+
+    def test_each_label_has_figures_while_training(self, labelled: Path) -> None:
+        rows = [row for row in read_csv(labelled / "metrics.csv") if row["val_loss"]]
+        found = [float(rows[-1][f"val_f1/{label}"]) for label in ("bad", "good")]
+        assert np.mean(found) == pytest.approx(float(rows[-1]["val_macro_f1"]), abs=1e-6)
 
     def test_thresholds_are_tuned_on_the_validation_documents(self, labelled: Path) -> None:
         thresholds = read_json(labelled / "model/config.json")["thresholds"]

@@ -2,7 +2,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Iterator
-from dataclasses import asdict
+from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Any
 
@@ -16,7 +16,7 @@ from han.parts import PartFolder, cut
 from han.predictor import load
 from han.records import write_records
 from han.scale import Classifier, PartClassifier, Reading, identify_model
-from tests.tiny import TEXTS, save_model
+from tests.tiny import TEXTS, make_bundle, save_model
 
 
 @pytest.fixture(scope="module")
@@ -38,6 +38,14 @@ class TestClassifier:
         write_records(tmp_path / "a.parquet", records, ("bad", "good"))
         assert found.equals(pq.read_table(tmp_path / "a.parquet"))
         assert found["empty"].to_pylist() == [False, False, False, True]
+
+    @pytest.mark.parametrize("methods", [(), ("attention_gradient",)])
+    def test_several_labels_are_a_list(self, tmp_path: Path, methods: tuple[str, ...]) -> None:
+        bundle = make_bundle(options={"task": "multilabel"})
+        replace(bundle, thresholds=(0.0, 1.0)).save(tmp_path / "m")
+        found = Classifier(tmp_path / "m", methods=methods)(make_table())
+        assert found.column_names[:3] == ["labels", "p_bad", "p_good"]
+        assert found["labels"].to_pylist() == [["bad"]] * 4
 
     def test_arrays_do_as_well(self, model: Path) -> None:
         table = make_table(n=[1, 2, 3, 4])

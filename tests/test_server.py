@@ -723,7 +723,7 @@ class TestConnections:
         left, stopped = threading.Event(), threading.Event()
 
         class Slow(Predictor):
-            def classify(self, texts: object) -> NoReturn:  # type: ignore[override]
+            def classify(self, texts: object, **_: object) -> NoReturn:  # type: ignore[override]
                 left.set()
                 try:
                     while True:

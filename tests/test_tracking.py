@@ -296,16 +296,20 @@ class TestMeasurements:
 
 
 class TestWorstMistakes:
-    def test_it_keeps_the_largest_losses_of_all_batches(self) -> None:
+    @pytest.mark.parametrize(
+        ("task", "labels"), [("multiclass", [0, 0]), ("multilabel", [[1, 0], [1, 0]])]
+    )
+    def test_it_keeps_the_largest_losses_of_all_batches(self, task: str, labels: list[Any]) -> None:
         callback = WorstMistakes(documents=2)
         batches = [[0, 1], [2, 3]]
         trainer: Any = SimpleNamespace(val_dataloaders=SimpleNamespace(sampler=batches))
-        module: Any = None
+        module: Any = SimpleNamespace(hparams={"task": task})
         callback.on_validation_start(trainer, module)
         for index, logits in enumerate([[[0.0, 5.0], [0.0, 1.0]], [[0.0, 3.0], [2.0, 0.0]]]):
-            batch = Batch.from_lists([[[1]], [[1]]], [0, 0])
+            batch = Batch.from_lists([[[1]], [[1]]], labels)
             callback.on_validation_batch_end(trainer, module, torch.tensor(logits), batch, index)
         assert [-negative for _, negative, *_ in callback._worst] == [0, 2]
+        assert [predicted for *_, predicted in callback._worst] == [(1,), (1,)]
 
 
 class TestTensorBoard:

@@ -54,8 +54,9 @@ def _classify(command: argparse.Namespace) -> None:
     }
     check_header(found.names, command.input, named)
     model = find_model(command.model)
-    labels = Bundle.load(model).labels
-    schema = reading.schema(found, labels, where=command.input, named=True)
+    bundle = Bundle.load(model)
+    labels, several = bundle.labels, bundle.thresholds is not None
+    schema = reading.schema(found, labels, where=command.input, named=True, several=several)
     if not parts:
         raise ValueError(f"{command.input}: no documents in it.")
     manifest = {
