@@ -297,9 +297,12 @@ class TestMeasurements:
 
 class TestWorstMistakes:
     @pytest.mark.parametrize(
-        ("task", "labels"), [("multiclass", [0, 0]), ("multilabel", [[1, 0], [1, 0]])]
+        ("task", "labels", "predicted"),
+        [("multiclass", [0, 0], (1,)), ("multilabel", [[1, 0], [1, 0]], (0, 1))],
     )
-    def test_it_keeps_the_largest_losses_of_all_batches(self, task: str, labels: list[Any]) -> None:
+    def test_it_keeps_the_largest_losses_of_all_batches(
+        self, task: str, labels: list[Any], predicted: tuple[int, ...]
+    ) -> None:
         callback = WorstMistakes(documents=2)
         batches = [[0, 1], [2, 3]]
         trainer: Any = SimpleNamespace(val_dataloaders=SimpleNamespace(sampler=batches))
@@ -309,7 +312,7 @@ class TestWorstMistakes:
             batch = Batch.from_lists([[[1]], [[1]]], labels)
             callback.on_validation_batch_end(trainer, module, torch.tensor(logits), batch, index)
         assert [-negative for _, negative, *_ in callback._worst] == [0, 2]
-        assert [predicted for *_, predicted in callback._worst] == [(1,), (1,)]
+        assert [found for *_, found in callback._worst] == [predicted, predicted]
 
 
 class TestTensorBoard:
