@@ -35,6 +35,23 @@ QUICK = (
     "--refit=false",
     "--data.cache_dir=cache",
 )
+FILES = {
+    "config.yaml",
+    "metrics.csv",
+    "run.json",
+    "test_metrics.json",
+    "checkpoints/best.ckpt",
+    "checkpoints/last.ckpt",
+    "model/config.json",
+    "model/model.safetensors",
+    "model/tokenizer.json",
+    "model/README.md",
+}
+CACHE = "--data.cache_dir=cache"
+PLAIN = tuple(  # without anything random but the start and the order of the documents
+    f"--model.{place}_dropout=0"
+    for place in ("word", "embedding", "encoder", "classifier", "sentence")
+)
 
 
 def rows(count: int = 40) -> list[Row]:
