@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import glob
 import os
 import shutil
 import tempfile
@@ -71,6 +72,19 @@ def atomic_directory(path: str | Path) -> Iterator[Path]:
         shutil.rmtree(beside, ignore_errors=True)
         raise
     _flush(path.parent)
+
+
+def remove_debris(path: str | Path) -> None:
+    """Remove what processes that were killed as they wrote `path` left beside it.
+
+    Nobody may be writing it.
+    """
+    path = Path(path)
+    for debris in path.parent.glob(f".{glob.escape(path.name)}.*"):
+        if debris.is_dir():
+            shutil.rmtree(debris, ignore_errors=True)
+        else:
+            debris.unlink(missing_ok=True)
 
 
 def _swap(new: Path, path: Path) -> None:

@@ -19,6 +19,7 @@ from han.batching import Batch
 from han.cli.runs import begun_run
 from han.module import HANModule
 from tests.reviews import (
+    FILES,
     NETWORK,
     assert_same_weights,
     files,
@@ -205,12 +206,12 @@ class TestStartingAgain:
 
     def test_what_a_killed_process_left_is_removed(self, folder: Path) -> None:
         (folder / "run/checkpoints").mkdir(parents=True)
+        (folder / "run/.model.x1y2").mkdir()
+        (folder / "run/.model.x1y2/config.json").write_text("half")
         (folder / "run/checkpoints/.best.ckpt.x1y2").write_text("half")
         assert fit(*RUN, "--run_dir=run", "--ckpt_path=last") == 0
-        assert {path.name for path in (folder / "run/checkpoints").iterdir()} == {
-            "best.ckpt",
-            "last.ckpt",
-        }
+        assert files(folder / "run") == FILES
+        assert not (folder / "run/.model.x1y2").exists()
 
     @pytest.mark.parametrize(
         ("content", "found"),

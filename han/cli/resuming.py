@@ -14,7 +14,7 @@ from pytorch_lightning.callbacks import EarlyStopping, ModelCheckpoint
 from pytorch_lightning.utilities.exceptions import SIGTERMException
 
 from han.batching import Batch, TrainingLoader
-from han.cli.runs import BEST, LAST, checkpoint_file
+from han.cli.runs import LAST, checkpoint_file
 
 _RANDOM_STATES = "random_states"
 
@@ -157,14 +157,6 @@ class Termination(pl.Callback):
             if checkpoint is not None:
                 trainer.save_checkpoint(checkpoint)
             raise SIGTERMException
-
-
-def remove_debris(run_dir: Path) -> None:
-    """Remove what a process that was killed left of checkpoints."""
-    for name in (BEST, LAST):
-        path = checkpoint_file(run_dir, name)
-        for debris in path.parent.glob(f".{path.name}.*"):
-            debris.unlink(missing_ok=True)
 
 
 def _validated_every(trainer: pl.Trainer) -> float:

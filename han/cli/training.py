@@ -33,7 +33,7 @@ from rich.console import Console
 from rich.table import Table
 
 from han import native
-from han.atomic import atomic_file
+from han.atomic import atomic_file, remove_debris
 from han.baseline import compare, train_baseline
 from han.bundle import Bundle
 from han.cli import TERMINATED
@@ -49,10 +49,11 @@ from han.cli.recording import (
     launched_rank,
     metrics_file,
 )
-from han.cli.resuming import LastCheckpoint, Resumption, Termination, remove_debris
+from han.cli.resuming import LastCheckpoint, Resumption, Termination
 from han.cli.runs import (
     BEST,
     CHECKPOINT_FOLDER,
+    CHECKPOINTS,
     CONFIG,
     LAST,
     METRICS,
@@ -317,7 +318,10 @@ class HANCLI(LightningCLI):
         if self.subcommand != "fit":
             return
         if self._starts_again or (resumed is not None and self.run_dir.samefile(resumed)):
-            remove_debris(self.run_dir)
+            for name in (CONFIG, METRICS, RUN, MODEL, TEST_METRICS, BASELINE):
+                remove_debris(self.run_dir / name)
+            for name in CHECKPOINTS:
+                remove_debris(checkpoint_file(self.run_dir, name))
         else:
             _refuse_used(self.run_dir)
 

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import errno
-import shutil
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
@@ -14,7 +13,7 @@ from filelock import FileLock, Timeout
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn
 
-from han.atomic import atomic_directory
+from han.atomic import atomic_directory, remove_debris
 from han.corpus.building import Builder
 from han.corpus.identity import identify_code, identify_source, identify_vectors, key_of
 from han.corpus.stored import SPLITS, Corpus, open_corpus
@@ -200,8 +199,7 @@ def _locked(directory: Path, progress: bool) -> Iterator[None]:
             "another `cache_dir`."
         ) from error
     try:
-        for debris in directory.parent.glob(f".{directory.name}.*"):
-            shutil.rmtree(debris, ignore_errors=True)
+        remove_debris(directory)
         yield
     finally:
         lock.release()
