@@ -400,6 +400,27 @@ class TestFit:
         assert not (folder / "runs/reviews/1/model").exists()
         assert not (folder / "runs/reviews/1/test_metrics.json").exists()
 
+    @pytest.mark.parametrize(
+        "callback", ["EMAWeightAveraging", "BatchSizeFinder", "LearningRateFinder"]
+    )
+    def test_recipes_of_lightning_work(self, folder: Path, callback: str) -> None:
+        size = ("--data.batch_size=2", "--refit=true")
+        assert fit(f"--trainer.callbacks+={callback}", *size, "--run_dir=run") == 0
+        assert left(folder) == {"run"}
+        recipe = record(folder / "run")["recipe"]
+        assert (recipe["batch_size"] > 2) == (callback == "BatchSizeFinder")
+        assert (recipe["learning_rate"] != 0.007) == (callback == "LearningRateFinder")
+        if callback == "EMAWeightAveraging":
+            assert fit(*size, "--run_dir=plain") == 0
+            with pytest.raises(AssertionError):
+                assert_same_weights(folder / "run", folder / "plain")
+
+    @pytest.mark.parametrize("precision", ["bf16-mixed", "32-true"])
+    def test_precision_makes_little_difference(self, copied: Path, precision: str) -> None:
+        args = (f"--trainer.precision={precision}", "--run_dir=new")
+        assert fit(*LEARNING, *args) == 0
+        assert figures(Path("new"))["loss"] == pytest.approx(figures(copied)["loss"], abs=0.05)
+
     def test_wandb_is_not_imported(self, folder: Path) -> None:
         code = (
             "import sys; from han.cli import main; status = main(sys.argv[1:]); "
