@@ -85,6 +85,7 @@ def selection(
         monitor=monitor,
         mode=mode,
         save_weights_only=not resumable,
+        save_on_train_epoch_end=False,  # before `last.ckpt`, which must know which is the best
         enable_version_counter=False,
     )
     stopping = EarlyStopping(

@@ -94,6 +94,8 @@ class TestTermination:
             ((), 14, 14),  # the last of an epoch: validation comes first
             (("--trainer.accumulate_grad_batches=2",), 8, 5),  # the next completes the step
             (("--trainer.val_check_interval=3",), 3, 3),
+            # The third epoch of six is the best.
+            (("--trainer.max_epochs=6", "--model.learning_rate=0.2"), 21, 21),
             pytest.param(("--data.num_workers=1",), 9, 9, marks=pytest.mark.slow),
             pytest.param(
                 ("--model.schedule=constant", "--model.optimizer=sgd"), 9, 9, marks=pytest.mark.slow
