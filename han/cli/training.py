@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import inspect
 import json
 import math
@@ -495,6 +496,10 @@ class HANCLI(LightningCLI):
     def _saying_how_to_go_on(self) -> Iterator[None]:
         try:
             yield
+        except OSError as error:
+            if error.errno != errno.ENOSPC or error.filename is not None:
+                raise
+            raise OSError(f"{self.run_dir}: the disk is full; make room and go on.") from error
         except SystemExit as error:  # Lightning makes this of an interrupt, and of SIGTERM
             terminated = isinstance(error, SIGTERMException)
             if self.trainer.is_global_zero and checkpoint_file(self.run_dir, LAST).is_file():
