@@ -16,7 +16,7 @@ from collections import Counter
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass
-from functools import cached_property
+from functools import cached_property, partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
@@ -27,6 +27,7 @@ from han.documents import Document
 from han.documents.rows import (
     RowError,
     as_label,
+    as_labels,
     as_name,
     as_text,
     check_header,
@@ -225,6 +226,8 @@ class Classifier:
         """
         import pyarrow as pa
 
+        several = self._predictor.bundle.thresholds is not None
+        true = partial(as_labels, separator=None) if several else as_label
         documents, good = [], []
         for index, row in enumerate(self._rows(table)):
             number = first + index + 1
@@ -235,7 +238,7 @@ class Classifier:
                     Document(
                         as_name(row, self._reading.id_column) or f"{name}{number}",
                         as_text(row, self._reading.text_column),
-                        as_label(row, self._reading.label_column),
+                        true(row, self._reading.label_column),
                     )
                 )
                 good.append(index)

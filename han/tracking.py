@@ -70,7 +70,8 @@ Mistake = tuple[float, int, float, tuple[int, ...]]
 class Measurements(pl.Callback):
     """Log how fast training goes and how large its gradients are.
 
-    `words_per_second` is of an epoch, without its validation, and of all processes together.
+    `words_per_second` is of an epoch, or what is left of it where training goes on, without its
+    validation, and of all processes together.
     `gradient_norm/1` is the Euclidean norm of all gradients of the first network together, before
     they are clipped; those of the others follow.
     """
@@ -80,9 +81,13 @@ class Measurements(pl.Callback):
         self._seconds = 0.0
         self._started = 0.0
 
-    def on_train_epoch_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
-        """Start to count."""
+    def on_train_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
+        """Start to count, also amid an epoch."""
         self._words, self._seconds, self._started = 0, 0.0, time.perf_counter()
+
+    def on_train_epoch_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
+        """Start anew."""
+        self.on_train_start(trainer, pl_module)
 
     def on_train_batch_end(
         self,
@@ -109,7 +114,9 @@ class Measurements(pl.Callback):
         self._started = time.perf_counter()
 
     def on_train_epoch_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
-        """Log the speed."""
+        """Log the speed, unless the epoch was at its end when training went on."""
+        if self._words == 0:
+            return
         seconds = self._seconds + time.perf_counter() - self._started
         speed = self._words / seconds
         pl_module.log("words_per_second", speed, sync_dist=True, reduce_fx="sum")

@@ -167,6 +167,16 @@ class TestResumption:
         assert losses[-1] > min(losses)
         assert last(folder / "run")["epoch"] == len(losses) - 1
 
+    def test_a_row_of_figures_that_was_cut_is_left_out(self, folder: Path) -> None:
+        assert fit(*RUN, "--run_dir=run") == 0
+        path = folder / "run/metrics.csv"
+        before = read_csv(path)
+        with open(path, "a") as file:
+            file.write("2,,1")  # the process was killed as it wrote
+        assert fit(*RUN, "--run_dir=run", "--ckpt_path=last") == 0
+        losses = [row["val_loss"] for row in read_csv(path)]
+        assert losses == [row["val_loss"] for row in before]
+
 
 class TestStartingAgain:
     def test_a_run_without_a_checkpoint_starts_again_in_its_directory(

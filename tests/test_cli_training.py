@@ -412,14 +412,14 @@ class TestFit:
         assert (recipe["learning_rate"] != 0.007) == (callback == "LearningRateFinder")
         if callback == "EMAWeightAveraging":
             assert fit(*size, "--run_dir=plain") == 0
-            with pytest.raises(AssertionError):
-                assert_same_weights(folder / "run", folder / "plain")
+            averaged, plain = weights(folder / "run"), weights(folder / "plain")
+            assert not all(torch.equal(averaged[name], plain[name]) for name in plain)
 
-    @pytest.mark.parametrize("precision", ["bf16-mixed", "32-true"])
-    def test_precision_makes_little_difference(self, copied: Path, precision: str) -> None:
-        args = (f"--trainer.precision={precision}", "--run_dir=new")
-        assert fit(*LEARNING, *args) == 0
-        assert figures(Path("new"))["loss"] == pytest.approx(figures(copied)["loss"], abs=0.05)
+    def test_half_precision_makes_little_difference(self, copied: Path) -> None:
+        assert fit(*LEARNING, "--trainer.precision=bf16-mixed", "--run_dir=new") == 0
+        half, full = figures(Path("new"))["loss"], figures(copied)["loss"]
+        assert half == pytest.approx(full, abs=0.05)
+        assert half != full
 
     def test_wandb_is_not_imported(self, folder: Path) -> None:
         code = (

@@ -43,8 +43,10 @@ class TestClassifier:
     def test_several_labels_are_a_list(self, tmp_path: Path, methods: tuple[str, ...]) -> None:
         bundle = make_bundle(options={"task": "multilabel"})
         replace(bundle, thresholds=(0.0, 1.0)).save(tmp_path / "m")
-        found = Classifier(tmp_path / "m", methods=methods)(make_table())
-        assert found.column_names[:3] == ["labels", "p_bad", "p_good"]
+        own = [["good"], [], ["bad", "good"], None]
+        found = Classifier(tmp_path / "m", methods=methods)(make_table(label=own))
+        assert found.column_names[:4] == ["true", "labels", "p_bad", "p_good"]
+        assert found["true"].to_pylist() == own
         assert found["labels"].to_pylist() == [["bad"]] * 4
 
     def test_arrays_do_as_well(self, model: Path) -> None:

@@ -285,7 +285,8 @@ class TestMeasurements:
     ) -> None:
         monkeypatch.chdir(tmp_path)
         write_odd_reviews(tmp_path / "reviews.csv")
-        seconds = iter([0.0, 3.0, 100.0, 102.0])  # validation takes 97 of them
+        # Training starts, its epoch does, validation takes 97 of the seconds.
+        seconds = iter([-7.0, 0.0, 3.0, 100.0, 102.0])
         monkeypatch.setattr(
             "han.tracking.time", SimpleNamespace(perf_counter=lambda: next(seconds))
         )

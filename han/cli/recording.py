@@ -197,7 +197,8 @@ def metrics_file(run_dir: Path, steps: int) -> CSVLogger:
     rows: list[dict[str, Any]] = []
     if path.is_file() and launched_rank() == 0:
         with open(path, encoding="utf-8", newline="") as file:
-            rows = [row for row in csv.DictReader(file) if int(row["step"]) < steps]
+            whole = (row for row in csv.DictReader(file) if None not in row.values())
+            rows = [row for row in whole if int(row["step"]) < steps]  # a killed process cut one
     logger = CSVLogger(run_dir, name="", version="")
     for row in rows:  # into a new file: Lightning removes the old one
         logged = {name: value for name, value in row.items() if value and name != "step"}

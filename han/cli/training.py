@@ -398,8 +398,6 @@ class HANCLI(LightningCLI):
         if self.trainer.should_stop and reason and self.trainer.is_global_zero:
             sys.stderr.write(f"Stopped after epoch {self.trainer.current_epoch}. {reason}\n")
         score = checkpoint.best_model_score  # None where the best is of a run in another directory
-        if score is not None and not score.isfinite():
-            raise ValueError(f"{DIVERGED} ({self.run_dir / METRICS}).")
         if score is not None and self.trainer.is_global_zero:
             sys.stdout.write(f"best: {self._config.monitor} {float(score):.4f}\n")
             log_best(self.trainer, self._config.monitor, float(score))

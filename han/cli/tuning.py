@@ -26,7 +26,6 @@ from han.corpus.identity import identify_source
 from han.datamodule import HANDataModule, bundled_corpus
 from han.embeddings import BUILTIN
 from han.module import HANModule
-from han.training import DIVERGED
 from han.tuning import (
     DEFAULT_SPACE,
     ERROR,
@@ -322,8 +321,6 @@ class _TrialRun(_Fit):
         assert self._stopping is not None
         if self.monitor not in self.trainer.callback_metrics:
             raise ValueError("Training ended before any validation.")
-        if not self._stopping.best_score.isfinite():
-            raise ValueError(f"{DIVERGED}.")
         self.figure = float(self._stopping.best_score)
 
 
