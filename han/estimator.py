@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gc
 import inspect
 import json
 import os
@@ -297,6 +298,7 @@ class HANClassifier(ClassifierMixin, BaseEstimator):  # type: ignore[misc]  # th
                 sources["validation"] = _write(place, held_out, indices, columns)
             names = [names[index] for index in order]
             epochs, score = _train(folder, sources, names, options)
+            gc.collect()  # a trainer and its module refer to each other, and hold files open
             predictor = _load(folder / _MODEL, self.accelerator)
         self.classes_, self._columns, self.predictor_ = classes, columns, predictor
         self._matrix = isinstance(labels, LabelSets) and labels.matrix

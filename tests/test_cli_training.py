@@ -2,6 +2,7 @@ from __future__ import annotations
 
 import contextlib
 import errno
+import gc
 import json
 import math
 import os
@@ -125,6 +126,16 @@ class TestFit:
         told = json.loads((run / "model/config.json").read_text(encoding="utf-8"))["training"]
         for name in ("learning_rate", "embedding_learning_rate"):
             assert told[name] == expected.learning_rate
+
+    def test_the_process_is_left_as_it_was(self, folder: Path) -> None:
+        def state() -> list[object]:
+            gc.collect()
+            modules = [obj for obj in gc.get_objects() if type(obj) is HANModule]
+            return [len(modules), signal.getsignal(signal.SIGTERM)]
+
+        before = state()
+        assert fit("--refit=true") == 0
+        assert state() == before
 
     def test_what_is_said_stays(self, folder: Path) -> None:
         assert (

@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import copy
+import gc
 import inspect
 import json
 import logging
@@ -630,6 +631,11 @@ class TestSurroundings:
         assert state() == before
         assert tuple(capfd.readouterr()) == ("", "")
         assert not caplog.records
+
+    def test_what_trained_it_is_gone(self) -> None:
+        gc.collect()
+        tiny().fit(TEXTS, LABELS)
+        assert not any(type(obj) is HANModule for obj in gc.get_objects())
 
     def test_what_is_written_while_it_trains_goes_to_the_cache_folder_that_is_given(
         self, folder: Path, monkeypatch: pytest.MonkeyPatch

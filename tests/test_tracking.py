@@ -4,7 +4,6 @@ import contextlib
 import io
 import json
 import os
-import select
 import socket
 import subprocess
 import sys
@@ -121,7 +120,12 @@ def tracked(tmp_path_factory: pytest.TempPathFactory) -> Tracked:
                 patch.setenv("WANDB_BASE_URL", f"http://127.0.0.1:{server.getsockname()[1]}")
                 patch.delenv("WANDB_ERROR_REPORTING")
                 assert fit(OVERLAY, "--run_dir=tracked", *args) == 0
-            asked = bool(select.select([server], [], [], 0)[0])
+            server.setblocking(False)
+            try:
+                server.accept()[0].close()
+                asked = True
+            except BlockingIOError:
+                asked = False
     return Tracked(folder, stderr.getvalue(), read_offline(folder / "tracked"), asked)
 
 

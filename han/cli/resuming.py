@@ -102,12 +102,11 @@ class Termination(pl.Callback):
         self._path = None if run_dir is None else checkpoint_file(run_dir, LAST)
         self._asked = False
         self._validated = False
-        self._before: Any = None
 
     def on_train_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
-        """Listen to the signal, in place of Lightning."""
+        """Listen to the signal in place of Lightning, which leaves it as it was in the end."""
         if threading.current_thread() is threading.main_thread():
-            self._before = signal.signal(signal.SIGTERM, self._note)
+            signal.signal(signal.SIGTERM, self._note)
 
     def on_validation_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
         """Note that there is a checkpoint of the weights as they are."""
@@ -142,12 +141,6 @@ class Termination(pl.Callback):
     def on_train_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
         """End here after the last validation."""
         self._end_if_asked(trainer)
-
-    def teardown(self, trainer: pl.Trainer, pl_module: pl.LightningModule, stage: str) -> None:
-        """Leave the signal to whom it was."""
-        if self._before is not None:
-            signal.signal(signal.SIGTERM, self._before)
-            self._before = None
 
     def _note(self, number: int, frame: FrameType | None) -> None:
         self._asked = True
