@@ -297,8 +297,8 @@ class HANClassifier(ClassifierMixin, BaseEstimator):  # type: ignore[misc]  # th
                 place = folder / "validation.jsonl"
                 sources["validation"] = _write(place, held_out, indices, columns)
             names = [names[index] for index in order]
-            epochs, score = _train(folder, sources, names, options)
-            gc.collect()  # a trainer and its module refer to each other, and hold files open
+            with _collected():
+                epochs, score = _train(folder, sources, names, options)
             predictor = _load(folder / _MODEL, self.accelerator)
         self.classes_, self._columns, self.predictor_ = classes, columns, predictor
         self._matrix = isinstance(labels, LabelSets) and labels.matrix
@@ -579,6 +579,21 @@ def _working_folder(cache_dir: str | None) -> Iterator[Path]:
 
 def _load(directory: Path, accelerator: str) -> Predictor:
     return Predictor(Bundle.load(directory)) if accelerator == "cpu" else load(directory)
+
+
+@contextmanager
+def _collected() -> Iterator[None]:
+    """Free what the block leaves behind: a trainer and its module refer to each other.
+
+    Until the next collection of all objects they would hold their memory and open files. Only those
+    of the block are looked at, which takes a hundredth of the time.
+    """
+    gc.freeze()
+    try:
+        yield
+        gc.collect()
+    finally:
+        gc.unfreeze()
 
 
 @contextmanager
