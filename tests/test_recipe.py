@@ -11,8 +11,8 @@ from han.recipe import Recipe, recipe_for
     ("documents", "classes", "expected"),
     [
         (0, 2, Recipe(18, 16, 0.007, True)),
-        (1_200, 2, Recipe(18, 16, 0.007, True)),
-        (4_000, 2, Recipe(5, 16, 0.007, True)),
+        (1_200, 2, Recipe(12, 16, 0.007, True)),
+        (4_000, 2, Recipe(4, 16, 0.007, True)),
         (9_000, 20, Recipe(11, 36, 0.007 / 2.25**0.4, True)),
         (16_000, 20, Recipe(6, 64, 0.007 / 4**0.4, True)),
         (10_000_000, 2, Recipe(3, 64, 0.007 / 4**0.4, False)),
