@@ -585,8 +585,8 @@ def _load(directory: Path, accelerator: str) -> Predictor:
 def _collected() -> Iterator[None]:
     """Free what the block leaves behind: a trainer and its module refer to each other.
 
-    Until the next collection of all objects they would hold their memory and open files. Only those
-    of the block are looked at, which takes a hundredth of the time.
+    Until the next collection of all objects they would hold their memory and open files. Those that
+    were there before are not looked at, which would take as long as a small training.
     """
     gc.freeze()
     try:
