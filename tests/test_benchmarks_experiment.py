@@ -432,6 +432,61 @@ class TestWholeRoad:
         assert not list((tmp_path / "runs").rglob("run.json"))
 
 
+class TestJoined:
+    def collected(self, folder: Path, **changes: Any) -> dict[str, Any]:  # noqa: ANN401
+        """Return the figures of runs whose accuracies are .5, .6 and so on."""
+        experiment = make_experiment(seeds=(0,), **changes)
+        experiment.save(folder)
+        for number, run in enumerate(experiment.runs(folder), 5):
+            finish(run, number / 10)
+        return results.collect(folder)
+
+    def test_new_figures_take_their_places_and_the_others_stay(self, tmp_path: Path) -> None:
+        one, other, third = Variant("one"), Variant("other", ("--model.x", "0")), Variant("third")
+        news, mail = Source("news", "news.csv"), Source("mail", "mail.csv")
+        before = self.collected(tmp_path / "a", variants=(one, other), corpora=(news,))
+        before["corpora"][0]["baseline"] = {"linear SVM": {"accuracy": 0.4, "macro_f1": 0.4}}
+        new = self.collected(tmp_path / "b", variants=(other, third), corpora=(mail, news))
+        section = results.joined(before, {**new, "seeds": [1]}, "made")
+        accuracies = {
+            (cell["corpus"], cell["variant"]): [run["accuracy"] for run in cell["runs"]]
+            for cell in section["cells"]
+        }
+        assert accuracies == {
+            ("news", "one"): [0.5],
+            ("news", "other"): [0.7],
+            ("news", "third"): [0.8],
+            ("mail", "other"): [0.5],
+            ("mail", "third"): [0.6],
+        }
+        assert [variant["name"] for variant in section["variants"]] == ["one", "other", "third"]
+        assert [corpus["name"] for corpus in section["corpora"]] == ["news", "mail"]
+        assert section["corpora"][0]["baseline"] == before["corpora"][0]["baseline"]
+        assert section["seeds"] == [0, 1]
+
+    def test_each_machine_that_figures_are_of_is_told_once(self, tmp_path: Path) -> None:
+        news, mail = (Source("news", "news.csv"),), (Source("mail", "mail.csv"),)
+        before = self.collected(tmp_path / "a", corpora=news)
+        new = self.collected(tmp_path / "b", corpora=mail)
+        for cell in new["cells"]:
+            cell["circumstances"] = [{**CIRCUMSTANCES, "hardware": {**HARDWARE, "threads": 1}}]
+        text = results.render(results.joined(before, new, "made"))
+        assert text.count("Chip, 2 threads, plain torch") == 1
+        assert text.count("Chip, 1 thread, plain torch") == 1
+        replaced = self.collected(tmp_path / "c", corpora=news)
+        for cell in replaced["cells"]:
+            cell["circumstances"] = new["cells"][0]["circumstances"]
+        assert "2 threads" not in results.render(results.joined(before, replaced, "made"))
+
+    def test_figures_of_something_else_are_not_joined(self, tmp_path: Path) -> None:
+        before = self.collected(tmp_path / "a")
+        with pytest.raises(ValueError, match=r"`made` have another split and folds than these"):
+            results.joined(before, {**before, "split": "validation", "folds": 3}, "made")
+        changed = self.collected(tmp_path / "b", variants=(Variant("other", ("--y", "1")),))
+        with pytest.raises(ValueError, match=r"'other' with `--model.x 0`, these runs with `--y 1"):
+            results.joined(before, changed, "made")
+
+
 class TestReadme:
     def test_its_tables_are_what_the_recorded_figures_say(self) -> None:
         sections = json.loads(results.RESULTS.read_text(encoding="utf-8"))

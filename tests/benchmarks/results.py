@@ -6,6 +6,9 @@ First the figures of the runs in FOLDER (of `tests.benchmarks.accuracy` or `.abl
 to `results.json` beside this file, under the experiment's name; then every block between the lines
 `<!-- results NAME -->` and `<!-- /results -->` of the README is written from `results.json`. A test
 asserts that the README holds what `results.json` says. Without --runs the README is written alone.
+
+Figures of the same corpus and variant are replaced, others stay, so that a table can be filled
+corpus by corpus. Where the defaults have changed, run all that they change anew.
 """
 
 from __future__ import annotations
@@ -35,6 +38,11 @@ RESULTS = Path(__file__).with_name("results.json")
 BLOCK = re.compile(r"(<!-- results ([\w-]+) -->\n).*?(<!-- /results -->)", re.DOTALL)
 FILES = ("--data.train", "--data.validation", "--data.test", "--data.vectors", "--config")
 OWN = ("--run_dir", "--data.cache_dir")  # with their values
+IDENTITY = {
+    "variants": ("group", "name"),
+    "corpora": ("name",),
+    "cells": ("corpus", "group", "variant"),
+}
 # What may differ between runs of the same variant on corpora without options of their own.
 DIFFERING = ("seed_everything", "name", "baseline", "data.train", "data.split_column")
 
@@ -58,7 +66,6 @@ def collect(folder: Path) -> dict[str, Any]:
     _require_same_options(finished)
     cells: dict[tuple[str, str, str], dict[str, Any]] = {}
     corpora: dict[str, dict[str, Any]] = {}
-    circumstances = []
     for run in finished:
         about = record(run)
         corpus = corpora.setdefault(
@@ -74,9 +81,13 @@ def collect(folder: Path) -> dict[str, Any]:
                 "variant": run.variant.name,
                 "group": run.variant.group,
                 "command": shown([*_invocation(run), *about["command"][1:]]),
+                "circumstances": [],
                 "runs": [],
             },
         )
+        of_run = {key: about[key] for key in ("hardware", "versions")}
+        if of_run not in cell["circumstances"]:
+            cell["circumstances"].append(of_run)
         cell["runs"].append(
             {
                 "seed": run.seed,
@@ -86,9 +97,6 @@ def collect(folder: Path) -> dict[str, Any]:
                 "seconds": round(about["seconds"]["training"], 2),
             }
         )
-        of_run = {key: about[key] for key in ("hardware", "versions")}
-        if of_run not in circumstances:
-            circumstances.append(of_run)
     return {
         "layout": experiment.layout,
         "split": experiment.split,
@@ -99,9 +107,42 @@ def collect(folder: Path) -> dict[str, Any]:
             for one in experiment.variants
         ],
         "corpora": list(corpora.values()),
-        "circumstances": circumstances,
         "cells": list(cells.values()),
     }
+
+
+def joined(before: Mapping[str, Any], new: Mapping[str, Any], name: str) -> dict[str, Any]:
+    """Return the figures of an experiment as they were before, with new ones in their places.
+
+    Args:
+        before: What `collect` returned.
+        new: What it returned for another folder.
+        name: The experiment's name, for messages.
+
+    Raises:
+        ValueError: They are not of one experiment.
+    """
+    if differing := [key for key in ("layout", "split", "folds") if before[key] != new[key]]:
+        raise ValueError(
+            f"The figures of `{name}` have another {' and '.join(differing)} than these runs: "
+            "delete them first."
+        )
+    options = {(one["group"], one["name"]): one["options"] for one in before["variants"]}
+    for one in new["variants"]:
+        found = options.get((one["group"], one["name"]), one["options"])
+        if found != one["options"]:
+            raise ValueError(
+                f"The figures of `{name}` have {one['name']!r} with `{found}`, these runs with "
+                f"`{one['options']}`: delete them first, or give it another name."
+            )
+    lists = {}
+    for of, keys in IDENTITY.items():
+        entries: dict[tuple[str, ...], dict[str, Any]] = {}
+        for one in (*before[of], *new[of]):
+            entry = entries.setdefault(tuple(one[key] for key in keys), {})
+            entry.update(one)  # a corpus keeps its linear models where none were trained again
+        lists[of] = [*entries.values()]
+    return {**new, **lists, "seeds": sorted({*before["seeds"], *new["seeds"]})}
 
 
 def shown(command: Sequence[str]) -> str:
@@ -176,7 +217,8 @@ def _run(options: argparse.Namespace) -> int:
     if options.json.is_file():
         sections = json.loads(options.json.read_text(encoding="utf-8"))
     for folder in options.runs:
-        sections[Experiment.load(folder).name] = collect(folder)
+        name, new = Experiment.load(folder).name, collect(folder)
+        sections[name] = joined(sections[name], new, name) if name in sections else new
     if options.runs:
         with atomic_file(options.json) as file:
             file.write(_dump(sections))
@@ -320,8 +362,9 @@ def _notes(section: Mapping[str, Any]) -> Iterator[str]:
     if section["layout"] == "differences":
         parts.append("below the first row: points more or less, ± standard error of paired runs")
     yield f"{'; '.join(parts)}."
-    for of_run in section["circumstances"]:
-        yield _circumstances(**of_run)
+    yield from dict.fromkeys(
+        _circumstances(**of_run) for cell in section["cells"] for of_run in cell["circumstances"]
+    )
     if commands := list(_commands(section)):
         yield from ("", "```bash", *commands, "```")
 
