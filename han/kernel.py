@@ -2,11 +2,16 @@
 
 They equal what `han.gru` and `han.attention` compute in plain torch, up to rounding. What they
 compute for a sequence does not depend on the sequences around it, bit for bit.
+
+Where no gradient is asked for, recurrence and attention multiply in bfloat16 if torch is told to do
+so on a CPU (`bfloat16`) and this processor can.
 """
 
 from __future__ import annotations
 
 import ctypes
+from collections.abc import Iterator
+from contextlib import contextmanager
 from typing import Any
 
 import torch
@@ -18,12 +23,30 @@ from han import native
 STEPS_PER_THREAD = 256  # of a recurrence; less work is not worth waking a thread for
 MAX_COPIES = 4  # of the inputs' gradient; to add up more takes longer than their threads save
 
+_matmul: Any = torch.backends.mkldnn.matmul  # type: ignore[attr-defined]  # it has no annotations
+
 
 def usable(*tensors: Tensor) -> bool:
     """Return whether the compiled loops can take these tensors: floats in the CPU's memory."""
     return native.library is not None and all(
         tensor.device.type == "cpu" and tensor.dtype == torch.float32 for tensor in tensors
     )
+
+
+@contextmanager
+def bfloat16() -> Iterator[None]:
+    """Let products of single-precision matrices on a CPU be of bfloat16, summed as before.
+
+    This is torch's own setting: `torch.backends.mkldnn.matmul.fp32_precision = "bf16"`. Numbers are
+    rounded to eight bits before they are multiplied, about half as many operations are needed.
+    Whether this processor can tells `han.native.has_bfloat16`; where it cannot, nothing changes.
+    """
+    before = _matmul.fp32_precision
+    _matmul.fp32_precision = "bf16"
+    try:
+        yield
+    finally:
+        _matmul.fp32_precision = before
 
 
 def linear(inputs: Tensor, weight: Tensor, bias: Tensor) -> Tensor:
@@ -70,7 +93,7 @@ def recurrence(
     arguments = (projected, weight_hh, bias_n, rows.long(), lengths.long())
     if torch.is_grad_enabled():
         return _Recurrence.apply(*arguments)  # type: ignore[no-any-return, no-untyped-call]
-    return _read(*map(Tensor.contiguous, arguments))[0]
+    return _read(*map(Tensor.contiguous, arguments), bfloat16=_in_bfloat16())[0]
 
 
 def attention(
@@ -95,7 +118,8 @@ def attention(
     arguments = (hidden, weight, bias, context, lengths.long())
     if torch.is_grad_enabled():
         return _Attention.apply(*arguments)  # type: ignore[no-any-return, no-untyped-call]
-    pooled, weights, _ = _pool(*map(Tensor.contiguous, arguments), keep=False)
+    contiguous = map(Tensor.contiguous, arguments)
+    pooled, weights, _ = _pool(*contiguous, keep=False, bfloat16=_in_bfloat16())
     return pooled, weights
 
 
@@ -227,7 +251,13 @@ class _Attention(torch.autograd.Function):
 
 
 def _read(
-    projected: Tensor, weight_hh: Tensor, bias_n: Tensor, rows: Tensor, lengths: Tensor
+    projected: Tensor,
+    weight_hh: Tensor,
+    bias_n: Tensor,
+    rows: Tensor,
+    lengths: Tensor,
+    *,
+    bfloat16: bool = False,
 ) -> tuple[Tensor, Tensor, Tensor]:
     """Return hidden states (N, 2H), the sequences, longest first, and where each starts (S,)."""
     steps, width = len(rows), weight_hh.shape[2]  # N, H
@@ -249,12 +279,20 @@ def _read(
         "han_gru_forward",
         _threads(steps),
         projected, rows, order, starts, lengths, len(order), width, weight_hh, bias_n, states,
+        bfloat16,
     )  # fmt: skip
     return states, order, starts
 
 
 def _pool(
-    hidden: Tensor, weight: Tensor, bias: Tensor, context: Tensor, lengths: Tensor, *, keep: bool
+    hidden: Tensor,
+    weight: Tensor,
+    bias: Tensor,
+    context: Tensor,
+    lengths: Tensor,
+    *,
+    keep: bool,
+    bfloat16: bool = False,
 ) -> tuple[Tensor, Tensor, Tensor | None]:
     """Return the pooled vectors (S, D), the weights (N,) and, to `keep`, the activations (N, A)."""
     (steps, width), size = hidden.shape, len(context)  # N, D, A
@@ -264,7 +302,7 @@ def _pool(
         "han_attention_forward",
         _threads(steps),
         hidden, lengths, len(lengths), steps, width, size, weight, bias, context,
-        pooled, weights, activations,
+        pooled, weights, activations, bfloat16,
     )  # fmt: skip
     if refused:
         raise ValueError(_LENGTHS.format(steps))
@@ -272,6 +310,10 @@ def _pool(
 
 
 _LENGTHS = "`lengths` must be at least 0 and sum to {}, the number of steps."
+
+
+def _in_bfloat16() -> bool:
+    return bool(_matmul.fp32_precision == "bf16")
 
 
 def _product(a: Tensor, b: Tensor, bias: Tensor | None = None) -> Tensor:

@@ -11,6 +11,7 @@ import torch
 from torch import Tensor
 from torch.utils.flop_counter import FlopCounterMode
 
+from han import native
 from han.batching import Batch
 from tests.benchmarks import throughput
 from tests.benchmarks.contenders import PackedNetwork, ours, packed, require_equal
@@ -134,6 +135,12 @@ class TestThroughput:
         ]:
             assert record[key] == rate[stage, 1, "han"] / rate[stage, 1, other]
             assert record[key] == record["by_threads"]["1"][key]
+            with_bfloat16 = key.replace("_over_", "_bfloat16_over_")
+            assert (with_bfloat16 in record) == (native.has_bfloat16() and stage != "training")
+            if with_bfloat16 in record:
+                assert record[with_bfloat16] == (
+                    rate[stage, 1, "han, bfloat16"] / rate[stage, 1, other]
+                )
         if ("training", 2, "han") in rate:
             expected = rate["training", 2, "han"] / rate["training", 1, "han"]
             assert record["threads_2_over_1"] == expected

@@ -55,6 +55,22 @@ class TestClassify:
         )
         assert pq.read_table(place.folder / "o.parquet")["label"].to_pylist() == labels
 
+    @pytest.mark.parametrize("there", [True, False])
+    def test_bfloat16_gives_nearly_the_same_where_there_is_any(
+        self, place: Place, monkeypatch: pytest.MonkeyPatch, there: bool
+    ) -> None:
+        if not there:
+            monkeypatch.setattr(native, "library", None)
+        elif not native.has_bfloat16():
+            pytest.skip("this processor has no products of bfloat16")
+        expected = [prediction.probability for prediction in load(place.model).classify(TEXTS)]
+        outcome = place.run("classify", place.write_rows("a.csv"), "--bfloat16")
+        found = [record["probability"] for record in outcome.records()]
+        assert found == pytest.approx(expected, abs=5e-3)
+        assert (found == pytest.approx(expected, abs=1e-7)) != there
+        note = "--bfloat16: there are no products of bfloat16 here (plain torch, no compiled loops)"
+        assert (f"{note}\n" in outcome.err) != there
+
     @pytest.mark.parametrize("least", ["-0.1", "1.5", "nan"])
     def test_a_confidence_out_of_range_is_refused(self, place: Place, least: str) -> None:
         outcome = place.run("classify", TEXTS[0], f"--min_confidence={least}")

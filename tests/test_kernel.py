@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from contextlib import nullcontext
 
 import pytest
 import torch
@@ -144,9 +145,10 @@ class TestAnyShape:
 
 @pytest.mark.usefixtures("build")
 class TestStability:
-    def test_a_sequence_alone_gives_the_same_bits_as_among_others(self) -> None:
+    @pytest.mark.parametrize("bfloat16", [False, True])
+    def test_a_sequence_alone_gives_the_same_bits_as_among_others(self, bfloat16: bool) -> None:
         torch.manual_seed(0)
-        gru, attention = RaggedGRU(6, 10), AdditiveAttention(20, 9)
+        gru, attention = RaggedGRU(6, 11), AdditiveAttention(22, 9)
         lengths = torch.randint(1, 30, (80,))
         inputs = torch.randn(int(lengths.sum()), 6)
 
@@ -154,9 +156,10 @@ class TestStability:
             states = gru(inputs, lengths)
             return (states, *attention(states, lengths))
 
-        together = run(inputs, lengths)
-        parts = inputs.split(lengths.tolist())
-        alone = [run(part, length[None]) for part, length in zip(parts, lengths, strict=True)]
+        with kernel.bfloat16() if bfloat16 else nullcontext(), torch.set_grad_enabled(not bfloat16):
+            together = run(inputs, lengths)
+            parts = inputs.split(lengths.tolist())
+            alone = [run(part, length[None]) for part, length in zip(parts, lengths, strict=True)]
         for all_at_once, one_by_one in zip(together, zip(*alone, strict=True), strict=True):
             assert torch.equal(all_at_once, torch.cat(one_by_one))
 
@@ -206,6 +209,110 @@ class TestStability:
         pooled, weights = attention(states, torch.tensor([20]))
         assert pooled.isnan().all()
         assert weights.isnan().any()
+
+
+def rounded(numbers: Tensor) -> Tensor:
+    """Return the nearest numbers of bfloat16, in double precision."""
+    return numbers.float().bfloat16().double()
+
+
+def read_rounded(inputs: Tensor, gru: nn.GRU) -> Tensor:
+    """Read a sequence (N, E) in both directions: equations 1-4 with products of bfloat16."""
+    directions = []
+    for suffix, steps in (("", inputs), ("_reverse", inputs.flip(0))):
+        weight_ih, weight_hh, bias_ih, bias_hh = (
+            getattr(gru, f"{name}_l0{suffix}").detach().double()
+            for name in ("weight_ih", "weight_hh", "bias_ih", "bias_hh")
+        )
+        state, states = steps.new_zeros(gru.hidden_size).double(), []
+        for step in steps.double():
+            x_r, x_z, x_n = (weight_ih @ step + bias_ih).chunk(3)
+            h_r, h_z, h_n = (rounded(weight_hh) @ rounded(state) + bias_hh).chunk(3)
+            n = torch.tanh(x_n + torch.sigmoid(x_r + h_r) * h_n)
+            z = torch.sigmoid(x_z + h_z)
+            state = (1 - z) * n + z * state
+            states.append(state)
+        directions.append(torch.stack(states))
+    return torch.cat((directions[0], directions[1].flip(0)), 1)
+
+
+class TestBfloat16:
+    @pytest.fixture
+    def bfloat16(self, build: str) -> None:
+        if not native.has_bfloat16():
+            pytest.skip(f"{build} on this processor has no products of bfloat16")
+
+    @pytest.mark.usefixtures("bfloat16", "threads")
+    @pytest.mark.parametrize("size", [1, 2, 16, 33, 50])
+    def test_states_are_those_of_rounded_products(self, size: int) -> None:
+        torch.manual_seed(0)
+        gru, lengths = RaggedGRU(3, size), [4, 1, 3, 0, 2]
+        inputs = torch.randn(sum(lengths), 3)
+        with torch.no_grad(), kernel.bfloat16():
+            states = gru(inputs, torch.tensor(lengths))
+        parts = [part for part in inputs.split(lengths) if len(part)]
+        assert_near(states, torch.cat([read_rounded(part, gru) for part in parts]), 1e-5)
+
+    @pytest.mark.usefixtures("bfloat16", "threads")
+    @pytest.mark.parametrize(("lengths", "width", "size"), SHAPES)
+    def test_attention_is_that_of_rounded_products(
+        self, lengths: list[int], width: int, size: int
+    ) -> None:
+        torch.manual_seed(0)
+        ours, exact = AdditiveAttention(width, size), AdditiveAttention(width, size).double()
+        exact.load_state_dict(ours.state_dict())
+        hidden = torch.randn(sum(lengths), width)
+        with torch.no_grad():
+            with kernel.bfloat16():
+                pooled, weights = ours(hidden, torch.tensor(lengths))
+            exact.projection.weight.copy_(rounded(ours.projection.weight))
+            _, expected = exact(rounded(hidden), torch.tensor(lengths))
+        assert_near(weights, expected, 1e-5)
+        averaged = (expected * hidden.double()).split(lengths)  # what was not rounded
+        assert_near(pooled, torch.stack([part.sum(0) for part in averaged]), 1e-5)
+
+    @pytest.mark.usefixtures("bfloat16")
+    def test_it_is_near_single_precision(self) -> None:
+        torch.manual_seed(0)
+        gru, attention = RaggedGRU(20, 50), AdditiveAttention(100, 100)
+        lengths = torch.randint(1, 60, (40,))
+        inputs = torch.randn(int(lengths.sum()), 20)
+        with torch.no_grad():
+            exact = attention(gru(inputs, lengths), lengths)
+            with kernel.bfloat16():
+                near = attention(gru(inputs, lengths), lengths)
+        for ours, expected in zip(near, exact, strict=True):
+            assert not torch.equal(ours, expected)
+            torch.testing.assert_close(ours, expected, rtol=0, atol=5e-3)
+
+    @pytest.mark.usefixtures("build")
+    def test_training_stays_in_single_precision(self) -> None:
+        torch.manual_seed(0)
+        gru, attention = RaggedGRU(6, 10), AdditiveAttention(20, 9)
+        inputs, lengths = torch.randn(9, 6), torch.tensor([4, 5])
+        exact = attention(gru(inputs, lengths), lengths)
+        with kernel.bfloat16():
+            in_training = attention(gru(inputs, lengths), lengths)
+        assert all(map(torch.equal, in_training, exact))
+
+    @pytest.mark.usefixtures("build")
+    def test_where_there_is_none_nothing_changes(self) -> None:
+        if native.has_bfloat16():
+            pytest.skip("this build on this processor has products of bfloat16")
+        torch.manual_seed(0)
+        gru, attention = RaggedGRU(6, 10), AdditiveAttention(20, 9)
+        inputs, lengths = torch.randn(9, 6), torch.tensor([4, 5])
+        with torch.no_grad():
+            exact = attention(gru(inputs, lengths), lengths)
+            with kernel.bfloat16():
+                assert all(map(torch.equal, attention(gru(inputs, lengths), lengths), exact))
+
+    def test_it_is_torch_s_own_setting_and_ends(self) -> None:
+        matmul = torch.backends.mkldnn.matmul
+        before = matmul.fp32_precision
+        with kernel.bfloat16():
+            assert matmul.fp32_precision == "bf16"
+        assert matmul.fp32_precision == before
 
 
 @pytest.mark.usefixtures("build")

@@ -67,6 +67,11 @@ class TestChoose:
         assert done.stdout == "off None\n"
 
 
+def test_without_a_library_there_is_no_bfloat16(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(native, "library", None)
+    assert not native.has_bfloat16()
+
+
 class TestCallInThreads:
     @pytest.mark.parametrize("threads", [1, 2, 5])
     def test_every_thread_does_its_share(self, threads: int) -> None:

@@ -204,6 +204,12 @@ def _parser() -> argparse.ArgumentParser:
         "the card in the model directory says what that does to the accuracy",
     )
     classify.add_argument(
+        "--bfloat16",
+        action="store_true",
+        help="round to bfloat16 what the network multiplies, where the CPU can: faster, and "
+        "probabilities differ by about a thousandth at most",
+    )
+    classify.add_argument(
         "--output",
         metavar="FILE",
         help="a .jsonl, .csv, .tsv or .parquet file; without it results go to standard output: the "

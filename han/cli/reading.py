@@ -42,6 +42,8 @@ def classify(command: argparse.Namespace) -> None:
     check_columns(columns, several=several)
     score = Score(predictor.labels, predictor.task)
     predictions = score.watch(predictor.classify_documents(documents, min_confidence=least))
+    if command.bfloat16:
+        predictions = _in_bfloat16(predictions)
     if command.output:
         shown = with_progress(predictions, "Classifying")
         records = (prediction.to_record() for prediction in shown)
@@ -260,6 +262,18 @@ def load(model: str) -> Predictor:
     from han.predictor import load
 
     return load(model)
+
+
+def _in_bfloat16(predictions: Iterable[Prediction]) -> Iterator[Prediction]:
+    """Make the predictions with products of bfloat16, or say that there are none."""
+    from han import kernel, native
+
+    if not native.has_bfloat16():
+        sys.stderr.write(
+            f"--bfloat16: there are no products of bfloat16 here ({native.description()})\n"
+        )
+    with kernel.bfloat16():
+        yield from predictions
 
 
 def _short_line(prediction: Prediction, width: int) -> str:

@@ -34,7 +34,7 @@ Argument: TypeAlias = ctypes.c_int64 | ctypes.c_double | ctypes.c_void_p
 
 BUILDS = ("x86_64_v4", "x86_64_v3", "baseline")  # the best first
 NO_MEMORY = "No memory is left for the compiled loops."
-INTERFACE = 1  # of the functions; as in processor.cpp, so that no outdated build is called
+INTERFACE = 2  # of the functions; as in processor.cpp, so that no outdated build is called
 
 
 def load(name: str) -> ctypes.CDLL | None:
@@ -83,6 +83,11 @@ build, library = choose(os.environ.get("HAN_NATIVE"))
 def description() -> str:
     """Return in a few words what the loops run on."""
     return "plain torch, no compiled loops" if library is None else f"loops compiled for {build}"
+
+
+def has_bfloat16() -> bool:
+    """Return whether the loops can multiply in bfloat16: compiled so, on a processor that can."""
+    return library is not None and bool(library.han_has_bfloat16())
 
 
 def call_in_threads(function: Callable[..., int], threads: int, *arguments: Argument) -> int:

@@ -25,25 +25,24 @@ struct Share {
   }
 };
 
-}  // namespace
-
 // Returns -1 if the lengths do not sum to the steps.
-extern "C" int han_attention_forward(const float *hidden, const int64_t *lengths,
-                                     int64_t segments, int64_t steps, int64_t width,
-                                     int64_t attention, const float *weight, const float *bias,
-                                     const float *context, float *pooled, float *weights,
-                                     float *activations, Thread thread) {
+template <typename Format>
+int forward(const float *hidden, const int64_t *lengths, int64_t segments, int64_t steps,
+            int64_t width, int64_t attention, const float *weight, const float *bias,
+            const float *context, float *pooled, float *weights, float *activations,
+            Thread thread) {
   int64_t sum_of_lengths = 0;
   for (int64_t i = 0; i < segments; i++) {
     if (lengths[i] < 0 || lengths[i] > steps - sum_of_lengths) return -1;
     sum_of_lengths += lengths[i];
   }
   if (sum_of_lengths != steps) return -1;
-  const int64_t row = padded(attention);
-  Scratch transposed(width * row), projected(CHUNK * row);
-  if (!transposed || !projected) return 1;
-  for (int64_t i = 0; i < attention; i++)
-    for (int64_t j = 0; j < width; j++) transposed[j * row + i] = weight[i * width + j];
+  const int64_t row = padded(attention), depth = lanes_of<Format>(width);
+  const int64_t rounded_row = padded(width);
+  Scratch transposed(depth * row), projected(CHUNK * row);
+  Scratch rounded(Format::DEPTH > 1 ? CHUNK * rounded_row : 0);  // hidden states, to multiply
+  if (!transposed || !projected || !rounded) return 1;
+  transpose<Format>(weight, attention, width, transposed);
 
   const int64_t parts = PARTS * thread.of;
   for (int64_t part; (part = thread.take()) < parts;) {
@@ -54,8 +53,15 @@ extern "C" int han_attention_forward(const float *hidden, const int64_t *lengths
       // Scores come in chunks of steps, whatever their segments.
       while (scored < end) {
         const int64_t count = std::min(CHUNK, share.last_step - scored);
-        multiply(count, attention, width, hidden + scored * width, width, 1, transposed, row, false,
-                 projected, row);
+        const float *chunk = hidden + scored * width;
+        if constexpr (Format::DEPTH > 1)
+          for (int64_t i = 0; i < count; i++)
+            for (int64_t j = 0; j < width; j += LANES)
+              Format::store(rounded + i * rounded_row, j,
+                            load(chunk + i * width + j, std::min<int64_t>(LANES, width - j)));
+        multiply<Format>(count, attention, depth, Format::DEPTH > 1 ? rounded : chunk,
+                         Format::DEPTH > 1 ? rounded_row : width, 1, transposed, row, false,
+                         projected, row);
         for (int64_t i = 0; i < count; i++) {
           Vector score = {};
           for (int64_t j = 0; j < attention; j += LANES) {
@@ -98,6 +104,19 @@ extern "C" int han_attention_forward(const float *hidden, const int64_t *lengths
     }
   }
   return 0;
+}
+
+}  // namespace
+
+// With `bfloat16`, where that can be, h and W are rounded to it where they are multiplied.
+extern "C" int han_attention_forward(const float *hidden, const int64_t *lengths,
+                                     int64_t segments, int64_t steps, int64_t width,
+                                     int64_t attention, const float *weight, const float *bias,
+                                     const float *context, float *pooled, float *weights,
+                                     float *activations, int64_t bfloat16, Thread thread) {
+  const auto run = bfloat16 && han_has_bfloat16() ? forward<Bfloat16> : forward<Float32>;
+  return run(hidden, lengths, segments, steps, width, attention, weight, bias, context, pooled,
+             weights, activations, thread);
 }
 
 extern "C" int han_attention_backward(const float *hidden, const int64_t *lengths,

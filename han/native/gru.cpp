@@ -67,13 +67,6 @@ struct Gates {
   }
 };
 
-// U (3H, H) of a direction, column after column, each as long as `padded(3H)`.
-void transpose(const float *u, int64_t width, float *transposed) {
-  const int64_t row = padded(3 * width);
-  for (int64_t i = 0; i < 3 * width; i++)
-    for (int64_t j = 0; j < width; j++) transposed[j * row + i] = u[i * width + j];
-}
-
 }  // namespace
 
 // Put sequences that have a step in order, the longest first, and note where each starts. Returns
@@ -107,22 +100,24 @@ extern "C" int han_gru_order(const int64_t *lengths, int64_t sequences, const in
   return (int)place;
 }
 
-extern "C" int han_gru_forward(const float *projected, const int64_t *rows, const int64_t *order,
-                               const int64_t *starts, const int64_t *lengths, int64_t count,
-                               int64_t width, const float *weight, const float *bias,
-                               float *states, Thread thread) {
-  const Sequences sequences{order, starts, lengths, count};
-  const int64_t row = padded(width), gate_row = padded(3 * width);
-  Scratch both_transposed(2 * width * gate_row), hidden(BLOCK * row);
-  Scratch products(BLOCK * gate_row + LANES);
-  if (!both_transposed || !hidden || !products) return 1;
-  for (int64_t direction = 0; direction < 2; direction++)
-    transpose(weight + direction * 3 * width * width, width,
-              both_transposed + direction * width * gate_row);
+namespace {
 
-  for (int64_t piece; piece = thread.take(), piece / 2 * BLOCK < count;) {
+template <typename Format>
+int forward(const float *projected, const int64_t *rows, const Sequences &sequences, int64_t width,
+            const float *weight, const float *bias, float *states, Thread thread) {
+  const int64_t row = padded(width), gate_row = padded(3 * width);
+  const int64_t depth = lanes_of<Format>(width);
+  Scratch both_transposed(2 * depth * gate_row), hidden(BLOCK * row);
+  Scratch rounded(Format::DEPTH > 1 ? BLOCK * row : 0);  // the hidden states as they are multiplied
+  Scratch products(BLOCK * gate_row + LANES);
+  if (!both_transposed || !hidden || !rounded || !products) return 1;
+  for (int64_t direction = 0; direction < 2; direction++)
+    transpose<Format>(weight + direction * 3 * width * width, 3 * width, width,
+                      both_transposed + direction * depth * gate_row);
+
+  for (int64_t piece; piece = thread.take(), piece / 2 * BLOCK < sequences.count;) {
     const int64_t direction = piece % 2;
-    const float *transposed = both_transposed + direction * width * gate_row;
+    const float *transposed = both_transposed + direction * depth * gate_row;
     const float *c_n = bias + direction * width;
     const Block block(sequences, piece / 2 * BLOCK, direction == 1);
     int64_t active = block.count;
@@ -131,8 +126,8 @@ extern "C" int han_gru_forward(const float *projected, const int64_t *rows, cons
     for (int64_t step = 0; step < block.steps; step++) {
       while (block.length[active - 1] <= step) active--;
       if (step > 0)
-        multiply(active, 3 * width, width, hidden, row, 1, transposed, gate_row, false,
-                 products, gate_row);
+        multiply<Format>(active, 3 * width, depth, Format::DEPTH > 1 ? rounded : hidden, row, 1,
+                         transposed, gate_row, false, products, gate_row);
       for (int64_t i = 0; i < active; i++) {
         const int64_t position = block.position(i, step);
         const float *input = projected + (rows[position] * 2 + direction) * 3 * width;
@@ -146,12 +141,25 @@ extern "C" int han_gru_forward(const float *projected, const int64_t *rows, cons
           const Gates gates(products + i * gate_row, input, c_n, width, j, lanes);
           const Vector updated = gates.n + gates.z * (load(h + j) - gates.n);
           store(h + j, updated);
+          if constexpr (Format::DEPTH > 1) Format::store(rounded + i * row, j, updated);
           store(state + j, updated, lanes);
         }
       }
     }
   }
   return 0;
+}
+
+}  // namespace
+
+// With `bfloat16`, where that can be, the hidden states and U are rounded to it where they are multiplied.
+extern "C" int han_gru_forward(const float *projected, const int64_t *rows, const int64_t *order,
+                               const int64_t *starts, const int64_t *lengths, int64_t count,
+                               int64_t width, const float *weight, const float *bias,
+                               float *states, int64_t bfloat16, Thread thread) {
+  const Sequences sequences{order, starts, lengths, count};
+  const auto run = bfloat16 && han_has_bfloat16() ? forward<Bfloat16> : forward<Float32>;
+  return run(projected, rows, sequences, width, weight, bias, states, thread);
 }
 
 extern "C" int han_gru_backward(const float *projected, const int64_t *rows, const int64_t *order,
@@ -175,7 +183,7 @@ extern "C" int han_gru_backward(const float *projected, const int64_t *rows, con
 
   for (int64_t direction = 0; direction < 2; direction++) {
     if (!share.has(direction)) continue;
-    transpose(weight + direction * 3 * width * width, width, transposed);
+    transpose<Float32>(weight + direction * 3 * width * width, 3 * width, width, transposed);
     for (int64_t i = 0; i < 3 * width; i++)
       std::memcpy(u + i * row, weight + (direction * 3 * width + i) * width, (size_t)width * 4);
     const float *c_n = bias + direction * width;

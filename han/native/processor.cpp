@@ -1,9 +1,9 @@
 // Whether this library's functions have the arguments that the caller knows, and this processor the
-// instructions that the library was compiled to.
+// instructions that the library was compiled to, or spells out.
 
-#include <cstdint>
+#include "vectors.h"
 
-constexpr int64_t INTERFACE = 1;  // as in han/native/__init__.py; other arguments, another number
+constexpr int64_t INTERFACE = 2;  // as in han/native/__init__.py; other arguments, another number
 
 extern "C" int han_runs_here(int64_t interface) {
   if (interface != INTERFACE) return 0;
@@ -16,5 +16,13 @@ extern "C" int han_runs_here(int64_t interface) {
          __builtin_cpu_supports("fma");
 #else
   return 1;
+#endif
+}
+
+extern "C" int han_has_bfloat16() {
+#if defined(HAN_BFLOAT16)
+  return __builtin_cpu_supports("avx512bf16");
+#else
+  return 0;
 #endif
 }

@@ -1,5 +1,5 @@
 // What the compiled loops share: vectors of floats, their functions, and a product of matrices
-// whose result stays in registers while it is summed.
+// whose result stays in registers while it is summed, in single precision or of bfloat16.
 
 #pragma once
 
@@ -142,8 +142,69 @@ static inline float sum(Vector x) {
 #endif
 }
 
+// Whether this build and this processor multiply in bfloat16; where they do not, nothing does.
+extern "C" int han_has_bfloat16();
+
+// What `multiply` multiplies, and how; its sums are in single precision. A matrix lies in lanes of
+// four bytes, each of which holds DEPTH numbers that are one below the other in B, side by side in A.
+struct Float32 {
+  static constexpr int64_t DEPTH = 1;
+  static Vector multiply_add(Vector a, Vector b, Vector sum) { return sum + a * b; }
+  static void put(float *lane, int64_t, float number) { *lane = number; }
+};
+
+#if defined(__AVX512F__) && (__GNUC__ >= 10 || __clang_major__ >= 9)
+#define HAN_BFLOAT16
+
+// The instructions are spelled out: they are not among those that this is compiled to.
+struct Bfloat16 {
+  static constexpr int64_t DEPTH = 2;
+  typedef uint16_t Numbers __attribute__((vector_size(2 * LANES), aligned(4), may_alias));
+
+  static Vector multiply_add(Vector a, Vector b, Vector sum) {
+    asm("vdpbf16ps %2, %1, %0" : "+v"(sum) : "v"(a), "v"(b));
+    return sum;
+  }
+
+  // The nearest bfloat16, of two that are as near the even one.
+  static Numbers round(Vector x) {
+    Numbers rounded;
+    asm("vcvtneps2bf16 %1, %0" : "=v"(rounded) : "v"(x));
+    return rounded;
+  }
+
+  static void put(float *lane, int64_t k, float number) {
+    const uint16_t rounded = round(all(number))[0];
+    std::memcpy((uint16_t *)lane + k, &rounded, sizeof rounded);
+  }
+
+  // Numbers j to j + LANES of a row of A.
+  static void store(float *row, int64_t j, Vector numbers) {
+    *(Numbers *)(row + j / DEPTH) = round(numbers);
+  }
+};
+#else
+using Bfloat16 = Float32;
+#endif
+
+// In how many lanes so many numbers are.
+template <typename Format>
+static inline int64_t lanes_of(int64_t depth) {
+  return (depth + Format::DEPTH - 1) / Format::DEPTH;
+}
+
+// Lay out W (rows, depth), row after row, as B for `multiply`: its transpose, whose rows are
+// `padded(rows)` long. What is beyond its numbers stays as it is: zero.
+template <typename Format>
+static inline void transpose(const float *w, int64_t rows, int64_t depth, float *b) {
+  const int64_t row = padded(rows);
+  for (int64_t i = 0; i < rows; i++)
+    for (int64_t j = 0; j < depth; j++)
+      Format::put(b + j / Format::DEPTH * row + i, j % Format::DEPTH, w[i * depth + j]);
+}
+
 // One tile of `multiply`: ROWS x VECTORS registers of sums over the whole depth.
-template <int ROWS, int VECTORS>
+template <typename Format, int ROWS, int VECTORS>
 static inline void multiply_tile(int64_t columns, int64_t depth, const float *a, int64_t a_row,
                                  int64_t a_depth, const float *b, int64_t b_depth, bool add,
                                  float *c, int64_t c_row) {
@@ -158,7 +219,8 @@ static inline void multiply_tile(int64_t columns, int64_t depth, const float *a,
     for (int j = 0; j < VECTORS; j++) factors[j] = load(b + k * b_depth + j * LANES);
     for (int i = 0; i < ROWS; i++) {
       const Vector factor = all(a[i * a_row + k * a_depth]);
-      for (int j = 0; j < VECTORS; j++) sums[i][j] += factor * factors[j];
+      for (int j = 0; j < VECTORS; j++)
+        sums[i][j] = Format::multiply_add(factor, factors[j], sums[i][j]);
     }
   }
   for (int i = 0; i < ROWS; i++)
@@ -166,41 +228,43 @@ static inline void multiply_tile(int64_t columns, int64_t depth, const float *a,
       store(c + i * c_row + j * LANES, sums[i][j], j == VECTORS - 1 ? last : LANES);
 }
 
-template <int ROWS, int VECTORS>
+template <typename Format, int ROWS, int VECTORS>
 static inline void multiply_rows(int64_t rows, int64_t columns, int64_t depth, const float *a,
                                  int64_t a_row, int64_t a_depth, const float *b, int64_t b_depth,
                                  bool add, float *c, int64_t c_row) {
   for (; rows >= ROWS; rows -= ROWS, a += ROWS * a_row, c += ROWS * c_row)
-    multiply_tile<ROWS, VECTORS>(columns, depth, a, a_row, a_depth, b, b_depth, add, c, c_row);
+    multiply_tile<Format, ROWS, VECTORS>(columns, depth, a, a_row, a_depth, b, b_depth, add, c,
+                                         c_row);
   if constexpr (ROWS > 1)
     if (rows > 0)
-      multiply_rows<ROWS - 1, VECTORS>(rows, columns, depth, a, a_row, a_depth, b, b_depth, add, c,
-                                       c_row);
+      multiply_rows<Format, ROWS - 1, VECTORS>(rows, columns, depth, a, a_row, a_depth, b, b_depth,
+                                               add, c, c_row);
 }
 
-template <int VECTORS>
+template <typename Format, int VECTORS>
 static inline void multiply_columns(int64_t rows, int64_t columns, int64_t depth, const float *a,
                                     int64_t a_row, int64_t a_depth, const float *b,
                                     int64_t b_depth, bool add, float *c, int64_t c_row) {
   constexpr int64_t WIDTH = VECTORS * LANES;
   for (; columns > WIDTH - LANES; columns -= WIDTH, b += WIDTH, c += WIDTH)
-    multiply_rows<TILE_ROWS, VECTORS>(rows, columns < WIDTH ? columns : WIDTH, depth, a, a_row,
-                                      a_depth, b, b_depth, add, c, c_row);
+    multiply_rows<Format, TILE_ROWS, VECTORS>(rows, columns < WIDTH ? columns : WIDTH, depth, a,
+                                              a_row, a_depth, b, b_depth, add, c, c_row);
   if constexpr (VECTORS > 1)
     if (columns > 0)
-      multiply_columns<VECTORS - 1>(rows, columns, depth, a, a_row, a_depth, b, b_depth, add, c,
-                                    c_row);
+      multiply_columns<Format, VECTORS - 1>(rows, columns, depth, a, a_row, a_depth, b, b_depth,
+                                            add, c, c_row);
 }
 
-// C = A B, or C += A B with `add`. Element (i, k) of A is a[i * a_row + k * a_depth], row k of B
-// starts at b + k * b_depth and is read in whole vectors (`padded(columns)` floats), row i of C
-// starts at c + i * c_row. Each sum runs over k in order, whatever the shape: a row of C does not
-// depend on the other rows.
+// C = A B, or C += A B with `add`. Lane (i, k) of A is a[i * a_row + k * a_depth], row k of B
+// starts at b + k * b_depth and is read in whole vectors (`padded(columns)` lanes), row i of C
+// starts at c + i * c_row; `depth` is in lanes. Each sum runs over k in order, whatever the shape: a
+// row of C does not depend on the other rows.
+template <typename Format = Float32>
 static inline void multiply(int64_t rows, int64_t columns, int64_t depth, const float *a,
                             int64_t a_row, int64_t a_depth, const float *b, int64_t b_depth,
                             bool add, float *c, int64_t c_row) {
-  multiply_columns<TILE_VECTORS>(rows, columns, depth, a, a_row, a_depth, b, b_depth, add, c,
-                                 c_row);
+  multiply_columns<Format, TILE_VECTORS>(rows, columns, depth, a, a_row, a_depth, b, b_depth, add,
+                                         c, c_row);
 }
 
 // One of the threads that share the work of a call.

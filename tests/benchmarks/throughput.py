@@ -11,6 +11,8 @@ documents drawn by the seed. Nobody drops anything out, and no document is cut.
 - inference: logits and weights, in evaluation mode without gradients.
 - text: raw text to label; of the network it includes finding the words and the batches.
 
+Where the processor can, inference and text are also measured with products of bfloat16.
+
 The contenders are `han`; the same network on `torch.nn.GRU` with packed sequences; `han` with one
 block of a transformer in place of the GRU, at the words and at both levels; the other
 implementations in `--peers` (see `peers.py`); and for text TF-IDF with logistic regression, of
@@ -60,6 +62,7 @@ from sklearn.feature_extraction.text import TfidfVectorizer
 from sklearn.linear_model import LogisticRegression
 from sklearn.pipeline import make_pipeline
 
+from han import kernel, native
 from han.batching import Batch
 from han.bundle import Bundle
 from han.cli.recording import processor_name
@@ -79,7 +82,7 @@ SAMPLED_TEXTS = 512  # for the networks that take a minute or more for all
 MATRIX_SIZE = 2_048
 BUSY = 1.5  # a minute's mean of running processes, this one included
 
-OURS, EXPLANATIONS = "han", "han, explanations"
+OURS, BFLOAT16, EXPLANATIONS = "han", "han, bfloat16", "han, explanations"
 TRANSFORMERS = {  # the same network with self-attention in place of a GRU
     "han, transformer over words": {"word_encoder": "transformer"},
     "han, transformer over both": dict.fromkeys(
@@ -266,7 +269,7 @@ def network_jobs(
         prepared = [contender.prepare(batch) for batch in batches]
         training[name] = Job(_call(contender.train, prepared), tokens, documents)
         inference[name] = Job(_call(contender.infer, prepared), tokens, documents)
-    return training, inference
+    return training, _also_in_bfloat16(inference)
 
 
 def text_jobs(workload: Workload, contenders: Mapping[str, Contender]) -> dict[str, Job]:
@@ -295,7 +298,18 @@ def text_jobs(workload: Workload, contenders: Mapping[str, Contender]) -> dict[s
         if name not in (OURS, *TRANSFORMERS):
             read = _call(_read_with, contender, vocabulary, workload.sample)
             jobs[name] = Job(read, sampled, len(workload.sample))
-    return jobs
+    return _also_in_bfloat16(jobs)
+
+
+def _also_in_bfloat16(jobs: dict[str, Job]) -> dict[str, Job]:
+    """Add our job with products of bfloat16, if this processor has them."""
+    exact = jobs[OURS]
+
+    def run() -> None:
+        with kernel.bfloat16():
+            exact.run()
+
+    return {**jobs, **({BFLOAT16: exact._replace(run=run)} if native.has_bfloat16() else {})}
 
 
 def matrix_product() -> Job:
@@ -330,10 +344,11 @@ def figures(
             others = {"torch_gru": PACKED, "tfidf": TFIDF, "tfidf_pairs": PAIRS}
             if peers:
                 found[f"{prefix}_fastest_peer"] = others["peer"] = max(peers, key=peers.__getitem__)
-            for key, other in others.items():
-                if (stage, threads, other) in rate:
-                    ours_rate = rate[stage, threads, OURS]
-                    found[f"{prefix}_over_{key}"] = ours_rate / rate[stage, threads, other]
+            for ours_name, name in ((OURS, prefix), (BFLOAT16, f"{prefix}_bfloat16")):
+                for key, other in others.items():
+                    if {(stage, threads, ours_name), (stage, threads, other)} <= rate.keys():
+                        ratio = rate[stage, threads, ours_name] / rate[stage, threads, other]
+                        found[f"{name}_over_{key}"] = ratio
         found["explanations_over_tfidf"] = (
             rate["text", threads, EXPLANATIONS] / rate["text", threads, TFIDF]
         )
