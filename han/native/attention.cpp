@@ -38,7 +38,7 @@ int forward(const float *hidden, const int64_t *lengths, int64_t segments, int64
   }
   if (sum_of_lengths != steps) return -1;
   const int64_t row = padded(attention), depth = lanes_of<Format>(width);
-  const int64_t rounded_row = padded(width);
+  const int64_t rounded_row = lanes_of<Format>(padded(width));
   Scratch transposed(depth * row), projected(CHUNK * row);
   Scratch rounded(Format::DEPTH > 1 ? CHUNK * rounded_row : 0);  // hidden states, to multiply
   if (!transposed || !projected || !rounded) return 1;

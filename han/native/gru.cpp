@@ -106,9 +106,9 @@ template <typename Format>
 int forward(const float *projected, const int64_t *rows, const Sequences &sequences, int64_t width,
             const float *weight, const float *bias, float *states, Thread thread) {
   const int64_t row = padded(width), gate_row = padded(3 * width);
-  const int64_t depth = lanes_of<Format>(width);
+  const int64_t depth = lanes_of<Format>(width), rounded_row = lanes_of<Format>(row);
   Scratch both_transposed(2 * depth * gate_row), hidden(BLOCK * row);
-  Scratch rounded(Format::DEPTH > 1 ? BLOCK * row : 0);  // the hidden states as they are multiplied
+  Scratch rounded(Format::DEPTH > 1 ? BLOCK * rounded_row : 0);  // hidden states, to multiply
   Scratch products(BLOCK * gate_row + LANES);
   if (!both_transposed || !hidden || !rounded || !products) return 1;
   for (int64_t direction = 0; direction < 2; direction++)
@@ -126,8 +126,8 @@ int forward(const float *projected, const int64_t *rows, const Sequences &sequen
     for (int64_t step = 0; step < block.steps; step++) {
       while (block.length[active - 1] <= step) active--;
       if (step > 0)
-        multiply<Format>(active, 3 * width, depth, Format::DEPTH > 1 ? rounded : hidden, row, 1,
-                         transposed, gate_row, false, products, gate_row);
+        multiply<Format>(active, 3 * width, depth, Format::DEPTH > 1 ? rounded : hidden,
+                         rounded_row, 1, transposed, gate_row, false, products, gate_row);
       for (int64_t i = 0; i < active; i++) {
         const int64_t position = block.position(i, step);
         const float *input = projected + (rows[position] * 2 + direction) * 3 * width;
@@ -141,7 +141,7 @@ int forward(const float *projected, const int64_t *rows, const Sequences &sequen
           const Gates gates(products + i * gate_row, input, c_n, width, j, lanes);
           const Vector updated = gates.n + gates.z * (load(h + j) - gates.n);
           store(h + j, updated);
-          if constexpr (Format::DEPTH > 1) Format::store(rounded + i * row, j, updated);
+          if constexpr (Format::DEPTH > 1) Format::store(rounded + i * rounded_row, j, updated);
           store(state + j, updated, lanes);
         }
       }
