@@ -2,6 +2,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from contextlib import nullcontext
+from typing import Any
 
 import pytest
 import torch
@@ -13,14 +14,26 @@ from han import kernel, native
 from han.attention import AdditiveAttention
 from han.gru import RaggedGRU
 
-BUILDS = [name for name in native.BUILDS if native.load(name) is not None]
+LIBRARIES = {name: library for name in native.BUILDS if (library := native.load(name))}
+WITH_BFLOAT16 = [name for name, library in LIBRARIES.items() if library.han_has_bfloat16()]
 
 
-@pytest.fixture(params=BUILDS or [pytest.param("none", marks=pytest.mark.skip("not compiled"))])
+def any_of(builds: list[str], otherwise: str) -> list[Any]:
+    """Return the builds as parameters, or one that says why there is none."""
+    return builds or [pytest.param("none", marks=pytest.mark.skip(otherwise))]
+
+
+@pytest.fixture(params=any_of([*LIBRARIES], "not compiled"))
 def build(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> str:
     """Each of the compiled builds that run on this processor, one after the other."""
-    monkeypatch.setattr(native, "library", native.load(request.param))
+    monkeypatch.setattr(native, "library", LIBRARIES[request.param])
     return str(request.param)
+
+
+@pytest.fixture(params=any_of(WITH_BFLOAT16, "this processor has no products of bfloat16"))
+def bfloat16_build(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Each of those with products of bfloat16."""
+    monkeypatch.setattr(native, "library", LIBRARIES[request.param])
 
 
 @pytest.fixture(params=[1, 2, 3, 5])
@@ -237,12 +250,7 @@ def read_rounded(inputs: Tensor, gru: nn.GRU) -> Tensor:
 
 
 class TestBfloat16:
-    @pytest.fixture
-    def bfloat16(self, build: str) -> None:
-        if not native.has_bfloat16():
-            pytest.skip(f"{build} on this processor has no products of bfloat16")
-
-    @pytest.mark.usefixtures("bfloat16", "threads")
+    @pytest.mark.usefixtures("bfloat16_build", "threads")
     @pytest.mark.parametrize("size", [1, 2, 16, 33, 50])
     def test_states_are_those_of_rounded_products(self, size: int) -> None:
         torch.manual_seed(0)
@@ -253,7 +261,7 @@ class TestBfloat16:
         parts = [part for part in inputs.split(lengths) if len(part)]
         assert_near(states, torch.cat([read_rounded(part, gru) for part in parts]), 1e-5)
 
-    @pytest.mark.usefixtures("bfloat16", "threads")
+    @pytest.mark.usefixtures("bfloat16_build", "threads")
     @pytest.mark.parametrize(("lengths", "width", "size"), SHAPES)
     def test_attention_is_that_of_rounded_products(
         self, lengths: list[int], width: int, size: int
@@ -271,7 +279,7 @@ class TestBfloat16:
         averaged = (expected * hidden.double()).split(lengths)  # what was not rounded
         assert_near(pooled, torch.stack([part.sum(0) for part in averaged]), 1e-5)
 
-    @pytest.mark.usefixtures("bfloat16")
+    @pytest.mark.usefixtures("bfloat16_build")
     def test_it_is_near_single_precision(self) -> None:
         torch.manual_seed(0)
         gru, attention = RaggedGRU(20, 50), AdditiveAttention(100, 100)
@@ -296,16 +304,15 @@ class TestBfloat16:
         assert all(map(torch.equal, in_training, exact))
 
     @pytest.mark.usefixtures("build")
-    def test_where_there_is_none_nothing_changes(self) -> None:
-        if native.has_bfloat16():
-            pytest.skip("this build on this processor has products of bfloat16")
+    def test_nothing_changes_but_where_there_are_such_products(self) -> None:
         torch.manual_seed(0)
         gru, attention = RaggedGRU(6, 10), AdditiveAttention(20, 9)
         inputs, lengths = torch.randn(9, 6), torch.tensor([4, 5])
         with torch.no_grad():
             exact = attention(gru(inputs, lengths), lengths)
             with kernel.bfloat16():
-                assert all(map(torch.equal, attention(gru(inputs, lengths), lengths), exact))
+                found = attention(gru(inputs, lengths), lengths)
+        assert all(map(torch.equal, found, exact)) != native.has_bfloat16()
 
     def test_it_is_torch_s_own_setting_and_ends(self) -> None:
         matmul = torch.backends.mkldnn.matmul
