@@ -152,7 +152,8 @@ int forward(const float *projected, const int64_t *rows, const Sequences &sequen
 
 }  // namespace
 
-// With `bfloat16`, where that can be, the hidden states and U are rounded to it where they are multiplied.
+// With `bfloat16`, where that can be, hidden states and U are rounded to it where they are
+// multiplied.
 extern "C" int han_gru_forward(const float *projected, const int64_t *rows, const int64_t *order,
                                const int64_t *starts, const int64_t *lengths, int64_t count,
                                int64_t width, const float *weight, const float *bias,

@@ -1,5 +1,5 @@
 // Whether this library's functions have the arguments that the caller knows, and this processor the
-// instructions that the library was compiled to, or spells out.
+// instructions that the library was compiled to, and perhaps those of bfloat16.
 
 #include "vectors.h"
 

@@ -142,11 +142,11 @@ static inline float sum(Vector x) {
 #endif
 }
 
-// Whether this build and this processor multiply in bfloat16; where they do not, nothing does.
+// Whether `Bfloat16` can be used: this build has it, and this processor its instructions.
 extern "C" int han_has_bfloat16();
 
 // What `multiply` multiplies, and how; its sums are in single precision. A matrix lies in lanes of
-// four bytes, each of which holds DEPTH numbers that are one below the other in B, side by side in A.
+// four bytes, each of which holds DEPTH numbers: one below the other in B, side by side in A.
 struct Float32 {
   static constexpr int64_t DEPTH = 1;
   static Vector multiply_add(Vector a, Vector b, Vector sum) { return sum + a * b; }
@@ -257,8 +257,8 @@ static inline void multiply_columns(int64_t rows, int64_t columns, int64_t depth
 
 // C = A B, or C += A B with `add`. Lane (i, k) of A is a[i * a_row + k * a_depth], row k of B
 // starts at b + k * b_depth and is read in whole vectors (`padded(columns)` lanes), row i of C
-// starts at c + i * c_row; `depth` is in lanes. Each sum runs over k in order, whatever the shape: a
-// row of C does not depend on the other rows.
+// starts at c + i * c_row; `depth` is in lanes. Each sum runs over k in order, whatever the shape:
+// a row of C does not depend on the other rows.
 template <typename Format = Float32>
 static inline void multiply(int64_t rows, int64_t columns, int64_t depth, const float *a,
                             int64_t a_row, int64_t a_depth, const float *b, int64_t b_depth,
