@@ -38,8 +38,9 @@ def bfloat16() -> Iterator[None]:
     """Let products of single-precision matrices on a CPU be of bfloat16, summed as before.
 
     This is torch's own setting: `torch.backends.mkldnn.matmul.fp32_precision = "bf16"`. Numbers are
-    rounded to eight bits before they are multiplied, about half as many operations are needed.
-    Whether this processor can tells `han.native.has_bfloat16`; where it cannot, nothing changes.
+    rounded to eight bits before they are multiplied, in pairs, by half as many instructions.
+    `han.native.has_bfloat16` tells whether the compiled loops can do so here; if not, they do as
+    before.
     """
     before = _matmul.fp32_precision
     _matmul.fp32_precision = "bf16"

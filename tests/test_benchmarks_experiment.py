@@ -478,6 +478,17 @@ class TestJoined:
             cell["circumstances"] = new["cells"][0]["circumstances"]
         assert "2 threads" not in results.render(results.joined(before, replaced, "made"))
 
+    def test_the_file_is_filled_folder_by_folder(self, tmp_path: Path) -> None:
+        path = tmp_path / "results.json"
+        for name in ("news", "mail", "news"):
+            folder = tmp_path / name
+            if not folder.exists():
+                self.collected(folder, corpora=(Source(name, f"{name}.csv"),))
+            assert results.main(["--runs", str(folder), "--json", str(path)]) == 0
+        section = json.loads(path.read_text(encoding="utf-8"))["made"]
+        found = [(cell["corpus"], cell["variant"]) for cell in section["cells"]]
+        assert found == [(name, one) for name in ("news", "mail") for one in ("one", "other")]
+
     def test_figures_of_something_else_are_not_joined(self, tmp_path: Path) -> None:
         before = self.collected(tmp_path / "a")
         with pytest.raises(ValueError, match=r"`made` have another split and folds than these"):

@@ -71,6 +71,14 @@ class TestClassify:
         note = "--bfloat16: there are no products of bfloat16 here (plain torch, no compiled loops)"
         assert (f"{note}\n" in outcome.err) != there
 
+    def test_bfloat16_on_another_device_is_said_to_be_none(
+        self, capsys: pytest.CaptureFixture[str]
+    ) -> None:
+        predictions = iter(())
+        assert han.cli.reading._in_bfloat16(predictions, "cuda") is predictions
+        expected = "--bfloat16: there are no products of bfloat16 here (the model is on cuda)\n"
+        assert capsys.readouterr().err == expected
+
     @pytest.mark.parametrize("least", ["-0.1", "1.5", "nan"])
     def test_a_confidence_out_of_range_is_refused(self, place: Place, least: str) -> None:
         outcome = place.run("classify", TEXTS[0], f"--min_confidence={least}")

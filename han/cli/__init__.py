@@ -206,8 +206,8 @@ def _parser() -> argparse.ArgumentParser:
     classify.add_argument(
         "--bfloat16",
         action="store_true",
-        help="round to bfloat16 what the network multiplies, where the CPU can: faster, and "
-        "probabilities differ by about a thousandth at most",
+        help="round to bfloat16 what the GRU and the attention multiply, where the CPU can: "
+        "faster, and nearly the same",
     )
     classify.add_argument(
         "--output",

@@ -43,7 +43,7 @@ def classify(command: argparse.Namespace) -> None:
     score = Score(predictor.labels, predictor.task)
     predictions = score.watch(predictor.classify_documents(documents, min_confidence=least))
     if command.bfloat16:
-        predictions = _in_bfloat16(predictions)
+        predictions = _in_bfloat16(predictions, predictor.bundle.network.device.type)
     if command.output:
         shown = with_progress(predictions, "Classifying")
         records = (prediction.to_record() for prediction in shown)
@@ -264,16 +264,20 @@ def load(model: str) -> Predictor:
     return load(model)
 
 
-def _in_bfloat16(predictions: Iterable[Prediction]) -> Iterator[Prediction]:
-    """Make the predictions with products of bfloat16, or say that there are none."""
+def _in_bfloat16(predictions: Iterator[Prediction], device: str) -> Iterator[Prediction]:
+    """Make the predictions with products of bfloat16, or say why not."""
     from han import kernel, native
 
-    if not native.has_bfloat16():
-        sys.stderr.write(
-            f"--bfloat16: there are no products of bfloat16 here ({native.description()})\n"
-        )
-    with kernel.bfloat16():
-        yield from predictions
+    if device != "cpu" or not native.has_bfloat16():
+        why = native.description() if device == "cpu" else f"the model is on {device}"
+        sys.stderr.write(f"--bfloat16: there are no products of bfloat16 here ({why})\n")
+        return predictions
+
+    def made() -> Iterator[Prediction]:
+        with kernel.bfloat16():
+            yield from predictions
+
+    return made()
 
 
 def _short_line(prediction: Prediction, width: int) -> str:

@@ -54,13 +54,15 @@ int forward(const float *hidden, const int64_t *lengths, int64_t segments, int64
       while (scored < end) {
         const int64_t count = std::min(CHUNK, share.last_step - scored);
         const float *chunk = hidden + scored * width;
-        if constexpr (Format::DEPTH > 1)
+        int64_t chunk_row = width;
+        if constexpr (Format::DEPTH > 1) {
           for (int64_t i = 0; i < count; i++)
             for (int64_t j = 0; j < width; j += LANES)
               Format::store(rounded + i * rounded_row, j,
                             load(chunk + i * width + j, std::min<int64_t>(LANES, width - j)));
-        multiply<Format>(count, attention, depth, Format::DEPTH > 1 ? rounded : chunk,
-                         Format::DEPTH > 1 ? rounded_row : width, 1, transposed, row, false,
+          chunk = rounded, chunk_row = rounded_row;
+        }
+        multiply<Format>(count, attention, depth, chunk, chunk_row, 1, transposed, row, false,
                          projected, row);
         for (int64_t i = 0; i < count; i++) {
           Vector score = {};

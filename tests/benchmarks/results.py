@@ -38,7 +38,7 @@ RESULTS = Path(__file__).with_name("results.json")
 BLOCK = re.compile(r"(<!-- results ([\w-]+) -->\n).*?(<!-- /results -->)", re.DOTALL)
 FILES = ("--data.train", "--data.validation", "--data.test", "--data.vectors", "--config")
 OWN = ("--run_dir", "--data.cache_dir")  # with their values
-IDENTITY = {
+IDENTITY = {  # what an entry of each list is known by
     "variants": ("group", "name"),
     "corpora": ("name",),
     "cells": ("corpus", "group", "variant"),
@@ -125,7 +125,7 @@ def joined(before: Mapping[str, Any], new: Mapping[str, Any], name: str) -> dict
     if differing := [key for key in ("layout", "split", "folds") if before[key] != new[key]]:
         raise ValueError(
             f"The figures of `{name}` have another {' and '.join(differing)} than these runs: "
-            "delete them first."
+            "delete them from the file first."
         )
     options = {(one["group"], one["name"]): one["options"] for one in before["variants"]}
     for one in new["variants"]:
@@ -133,7 +133,7 @@ def joined(before: Mapping[str, Any], new: Mapping[str, Any], name: str) -> dict
         if found != one["options"]:
             raise ValueError(
                 f"The figures of `{name}` have {one['name']!r} with `{found}`, these runs with "
-                f"`{one['options']}`: delete them first, or give it another name."
+                f"`{one['options']}`: delete them from the file first, or give it another name."
             )
     lists = {}
     for of, keys in IDENTITY.items():
